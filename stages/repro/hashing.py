@@ -1,0 +1,56 @@
+"""sha256 of files and folders, and the manifest that stands beside each folder of data."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from repro.errors import StageError
+from repro.outputs import json_text
+
+MANIFEST_NAME = "MANIFEST.json"
+CHUNK = 1 << 20
+
+
+def sha256_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Digest of a value's canonical JSON: for fingerprints of parameters and inputs."""
+    return hashlib.sha256(json_text(value).encode()).hexdigest()
+
+
+def hash_tree(path: Path) -> dict[str, str]:
+    """{relative name: sha256} of a file or of every file below a folder, sorted by name."""
+    if path.is_file():
+        return {path.name: sha256_file(path)}
+    return {str(f.relative_to(path)): sha256_file(f) for f in sorted(path.rglob("*")) if f.is_file()}
+
+
+def write_manifest(folder: Path, content_digest: str) -> None:
+    """Write MANIFEST.json into a folder that is still being made: sha256 of each file, and the
+    content digest (over the rows or tensors, independent of the container format)."""
+    files = {name: digest for name, digest in hash_tree(folder).items() if name != MANIFEST_NAME}
+    (folder / MANIFEST_NAME).write_text(json_text({"content": content_digest, "files": files}))
+
+
+def check_manifest(folder: Path) -> dict[str, Any]:
+    """Read MANIFEST.json of a stage's output folder and check that its files are all there and whole.
+
+    Raises:
+        StageError: no manifest, or a file is missing, unexpected or has other bytes.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    if not path.exists():
+        raise StageError(f"{folder}: no {MANIFEST_NAME}; make this folder again with the stage that writes it")
+    manifest = json.loads(path.read_text())
+    found = {name: digest for name, digest in hash_tree(Path(folder)).items() if name != MANIFEST_NAME}
+    for name in sorted(found.keys() | manifest["files"].keys()):
+        if found.get(name) != manifest["files"].get(name):
+            raise StageError(f"{Path(folder) / name}: missing, unexpected or changed since it was written; make it again")
+    return manifest

@@ -1,0 +1,297 @@
+"""params.yaml: one validated model a section, and the reader that knows what a number is.
+
+DVC writes `2e-05` after `dvc exp run -S lr=2e-5`; YAML 1.1 (PyYAML) reads that as text, YAML 1.2
+as a number. `read_yaml` gives PyYAML's loader the YAML 1.2 rule, here and nowhere else.
+"""
+
+import itertools
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from repro.errors import StageError
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2's core-schema rules for numbers and booleans, refusing doubled keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_YAML_1_1_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("float", "int", "bool", "timestamp")}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _YAML_1_1_TAGS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(text: str, name: str) -> Any:
+    """Parse YAML 1.2 text; `name` stands in the error.
+
+    Raises:
+        StageError: not YAML; names the line.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        raise StageError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+
+
+class Section(BaseModel):
+    """Strict: unknown keys refused, no text taken for a number; a whole number may stand for a float."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+TEXT_CHUNK = 75
+# Sexualised depictions of minors; a recipe may block more, never less (DESIGN section 8).
+ALWAYS_BLOCKED = ("loli", "shota", "toddlercon")
+
+
+class IdRange(Section):
+    """Posts with first <= id <= last; `take` of them by seeded hash, or all where it is null."""
+
+    first: Annotated[int, Field(ge=0)]
+    last: Annotated[int, Field(ge=0)]
+    take: Count | None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "IdRange":
+        if self.last < self.first:
+            raise ValueError(f"last ({self.last}) is below first ({self.first})")
+        return self
+
+
+def _no_overlap(ranges: list[IdRange]) -> list[IdRange]:
+    ordered = sorted(ranges, key=lambda r: r.first)
+    for a, b in itertools.pairwise(ordered):
+        if b.first <= a.last:
+            raise ValueError(f"ranges {a.first}..{a.last} and {b.first}..{b.last} overlap")
+    return ranges
+
+
+class Select(Section):
+    database: str
+    ranges: Annotated[list[IdRange], Field(min_length=1), AfterValidator(_no_overlap)]
+    shard_posts: Count
+
+
+Rating = Literal["general", "sensitive", "questionable", "explicit"]
+
+
+class Filter(Section):
+    image_index: str
+    blocked_tags: list[str]
+    ratings: Annotated[list[Rating], Field(min_length=1)]
+    drop_deleted: bool
+    drop_banned: bool
+    extensions: Annotated[list[str], Field(min_length=1)]
+    min_side: Count
+    max_aspect_ratio: Annotated[float, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _keeps_the_block_list(self) -> "Filter":
+        missing = [tag for tag in ALWAYS_BLOCKED if tag not in self.blocked_tags]
+        if missing:
+            raise ValueError(f"blocked_tags must contain {', '.join(missing)}: no recipe trains on these")
+        return self
+
+
+class Caption(Section):
+    profile: str
+
+
+class Latents(Section):
+    """Pixel area and limits of the aspect-ratio buckets; names as in sd-scripts."""
+
+    resolution: Count
+    min_bucket_reso: Count
+    max_bucket_reso: Count
+    bucket_reso_steps: Count
+    shard_megabytes: Count
+    max_lost_share: Share
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Latents":
+        if self.bucket_reso_steps % 8:
+            raise ValueError(f"bucket_reso_steps ({self.bucket_reso_steps}) must be a multiple of 8")
+        if not self.min_bucket_reso <= self.resolution <= self.max_bucket_reso:
+            raise ValueError(
+                f"min_bucket_reso ({self.min_bucket_reso}) <= resolution ({self.resolution}) <= max_bucket_reso"
+                f" ({self.max_bucket_reso}) does not hold: no bucket is possible"
+            )
+        if self.resolution < self.bucket_reso_steps:
+            raise ValueError(f"resolution ({self.resolution}) is below bucket_reso_steps ({self.bucket_reso_steps})")
+        return self
+
+
+class Lokr(Section):
+    """LoKr factor by module class; 0 leaves a class untrained. Full matrix always."""
+
+    unet_attention: Annotated[int, Field(ge=0)]
+    unet_feed_forward: Annotated[int, Field(ge=0)]
+    unet_resnet: Annotated[int, Field(ge=0)]
+    unet_projection: Annotated[int, Field(ge=0)]
+    text_attention: Annotated[int, Field(ge=0)]
+    text_mlp: Annotated[int, Field(ge=0)]
+
+
+class Train(Section):
+    """One update is virtual_ranks x accumulation micro-batches of micro_batch images each."""
+
+    method: Literal["lokr", "full"]
+    lokr: Lokr
+    optimizer: Literal["lion8bit", "adamw"]
+    betas: Annotated[list[float], Field(min_length=2, max_length=2)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["constant_with_warmup", "linear"]
+    warmup_updates: Annotated[int, Field(ge=0)]
+    updates: Count
+    virtual_ranks: Count
+    accumulation: Count
+    micro_batch: Count
+    max_grad_norm: Positive
+    min_snr_gamma: Positive | None
+    noise_offset: Annotated[float, Field(ge=0)]
+    max_token_length: Count
+    shuffle_tags: bool
+    tag_dropout: Share
+    caption_dropout: Share
+    save_every: Count
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Train":
+        if self.virtual_ranks & (self.virtual_ranks - 1):
+            raise ValueError(f"virtual_ranks ({self.virtual_ranks}) must be a power of two")
+        if self.max_token_length % TEXT_CHUNK:
+            raise ValueError(f"max_token_length ({self.max_token_length}) must be a multiple of {TEXT_CHUNK}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas ({self.betas}) must lie in [0, 1)")
+        return self
+
+
+class Merge(Section):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    lokr_weight: float
+    precision: Literal["fp16", "fp32"]
+    title: str
+    author: str
+    date: str
+    license: str
+
+
+class Evaluate(Section):
+    """Pictures: `pictures` a character and model, seeds keyed by character, template and number."""
+
+    ccip: str
+    references: str
+    reference_pictures: Count
+    pictures: Count
+    prompts: Annotated[list[str], Field(min_length=1)]
+    artists: list[str]
+    negative_prompt: str
+    steps: Count
+    guidance: Positive
+    width: Count
+    height: Count
+    bootstrap_samples: Count
+    grid_characters: Count
+
+
+class Report(Section):
+    title: str
+    description: str
+
+
+class Runtime(Section):
+    """What must not change a byte: listed under `params:` by no stage."""
+
+    image_root: str
+    processes: Count
+
+
+class Params(Section):
+    recipe: str
+    seed: Annotated[int, Field(ge=0)]
+    lr: Positive
+    te_lr: Annotated[float, Field(ge=0)]
+    base: str
+    select: Select
+    filter: Filter
+    caption: Caption
+    latents: Latents
+    train: Train
+    merge: Merge
+    evaluate: Evaluate
+    report: Report
+    runtime: Runtime
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise StageError(f"--set {override}: write it as key=value, e.g. --set train.updates=100")
+    *path, last = key.split(".")
+    node = values
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise StageError(f"--set {key}: there is no section '{part}' in the parameters")
+    if last not in node:
+        raise StageError(f"--set {key}: no such key; {'.'.join(path) or 'the top level'} has {', '.join(node)}")
+    node[last] = read_yaml(text, f"--set {key}")
+
+
+def _explain(error: ValidationError, name: str) -> str:
+    lines = []
+    for item in error.errors()[:2]:
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{name}: unknown key '{key}' (value {item['input']!r}); a typing error?")
+        elif item["type"] == "missing":
+            lines.append(f"{name}: key '{key}' is missing")
+        else:
+            shown = f" (it is {item['input']!r})" if isinstance(item["input"], str | int | float | bool | list | None) else ""
+            lines.append(f"{name}: {key}: {item['msg'].removeprefix('Value error, ')}{shown}")
+    return "\n".join(lines)
+
+
+def load_params(path: Path, overrides: list[str] | None = None) -> Params:
+    """Read and validate a whole parameter file, with `key=value` overrides applied.
+
+    Raises:
+        StageError: missing file, bad YAML, unknown or missing key, wrong type or impossible
+            combination; one line naming the key, the value and what is allowed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise StageError(f"{path}: no such parameter file; `make recipe NAME=sample` puts the sample's in place")
+    values = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(values, dict):
+        raise StageError(f"{path}: expected a mapping of keys to values")
+    for override in overrides or []:
+        _apply_override(values, override)
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise StageError(_explain(error, str(path))) from None
