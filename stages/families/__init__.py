@@ -1,0 +1,1 @@
+"""What each model family needs: load and save, text conditioning, noise, target, sampling."""

@@ -1,0 +1,1 @@
+"""Training loop, data order, gradient tree, optimizers and continuation."""
