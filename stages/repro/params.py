@@ -146,14 +146,14 @@ class Latents(Section):
 
 
 class Lokr(Section):
-    """LoKr factor by module class; 0 leaves a class untrained. Full matrix always."""
+    """LoKr factor by module class, full matrix always: a weight (out, in) gets about out * in / factor^2 trained numbers."""
 
-    unet_attention: Annotated[int, Field(ge=0)]
-    unet_feed_forward: Annotated[int, Field(ge=0)]
-    unet_resnet: Annotated[int, Field(ge=0)]
-    unet_projection: Annotated[int, Field(ge=0)]
-    text_attention: Annotated[int, Field(ge=0)]
-    text_mlp: Annotated[int, Field(ge=0)]
+    unet_attention: Count
+    unet_feed_forward: Count
+    unet_resnet: Count
+    unet_projection: Count
+    text_attention: Count
+    text_mlp: Count
 
 
 class Train(Section):

@@ -29,20 +29,24 @@ def code_digest(*paths: Path) -> str:
 
 
 @contextmanager
-def stage_state(stage: str, parts: dict[str, Any]) -> Iterator[Path]:
+def stage_state(stage: str, parts: dict[str, Any], shared: bool = False) -> Iterator[Path]:
     """Hold `state/<stage>/<fingerprint>/` for this process; yields the folder.
 
+    A rank that another process started (`shared`) uses the folder under rank 0's lock.
+
     An older state of the same stage is left alone (it belongs to another recipe), except that it
-    is removed by `make clean`. The lock is an flock: the kernel releases it when the holder and the
-    children that inherited it are gone, however they died.
+    is removed by `make clean`. The lock is an flock: the kernel releases it when its holder is gone,
+    however it died; workers and ranks die with the holder (`repro.processes`).
 
     Raises:
         StageError: another process still holds the lock after half a minute.
     """
     folder = STATE_ROOT / stage / fingerprint(**parts)
     folder.mkdir(parents=True, exist_ok=True)
+    if shared:
+        yield folder
+        return
     with open(STATE_ROOT / stage / "lock", "w") as lock:
-        os.set_inheritable(lock.fileno(), True)
         deadline = time.monotonic() + LOCK_WAIT_SECONDS
         while True:
             try:

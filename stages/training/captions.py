@@ -1,0 +1,20 @@
+"""The caption an image gets in one epoch: tags shuffled and dropped behind the kept part.
+
+The rules are sd-scripts' (48d368fa, `process_caption`): the kept part stays whole and in order, each
+general tag is kept with probability 1 - tag_dropout after the shuffle, a whole caption is dropped
+with probability caption_dropout. The draws are keyed by (seed, epoch, image), not by call order.
+"""
+
+from repro.params import Train
+from repro.randomness import Stream
+
+
+def training_caption(keep: list[str], general: list[str], settings: Train, seed: int, epoch: int, image: int) -> str:
+    """The text for `image` (its post id) in `epoch`: kept tags, then the surviving general tags."""
+    draws = Stream(seed, "caption", epoch, image)
+    if draws.uniform() < settings.caption_dropout:
+        return ""
+    tags = list(general)
+    if settings.shuffle_tags:
+        draws.shuffle(tags)
+    return ", ".join([*keep, *(tag for tag in tags if draws.uniform() >= settings.tag_dropout)])

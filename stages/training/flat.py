@@ -1,0 +1,73 @@
+"""Trained weights laid end to end in one float32 buffer, gradients likewise.
+
+One buffer makes the gradient exchange one message, the update a few whole-buffer operations and the
+saved state a few tensors. Weights of at least 4096 numbers come first in each group and are padded
+to whole blocks of 256, since the 8-bit optimizer quantises block by block and tensor by tensor
+(bitsandbytes' rule); smaller ones follow and keep a float32 state.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+BLOCK = 256
+SMALLEST_QUANTISED = 4096
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of the buffer with one learning rate: [start, stop), quantised or float32 state."""
+
+    group: str
+    quantised: bool
+    start: int
+    stop: int
+
+
+class FlatWeights:
+    """Moves the parameters of each group into one buffer; the parameters become views of it.
+
+    Args:
+        groups: {group name: [(parameter name, parameter), ...]}, float32.
+    """
+
+    def __init__(self, groups: dict[str, list[tuple[str, torch.nn.Parameter]]]):
+        self.places: dict[str, tuple[int, torch.Size]] = {}
+        self.parameters: dict[str, torch.nn.Parameter] = {}
+        self.segments: list[Segment] = []
+        end = 0
+        for group, parameters in groups.items():
+            for quantised in (True, False):
+                start = end
+                for name, parameter in parameters:
+                    if (parameter.numel() >= SMALLEST_QUANTISED) is not quantised:
+                        continue
+                    self.places[name] = (end, parameter.shape)
+                    self.parameters[name] = parameter
+                    end += -(-parameter.numel() // BLOCK) * BLOCK if quantised else parameter.numel()
+                if end > start:
+                    self.segments.append(Segment(group, quantised, start, end))
+        self.weights = torch.zeros(end)
+        for name, view in self.views(self.weights).items():
+            view.copy_(self.parameters[name].detach())
+            self.parameters[name].data = view
+            self.parameters[name].requires_grad_(True)
+
+    def views(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Each parameter's part of a buffer, in its own shape."""
+        return {name: buffer[at : at + shape.numel()].view(shape) for name, (at, shape) in self.places.items()}
+
+    def collect_gradients(self) -> torch.Tensor:
+        """A new zero buffer that the next backward passes add their gradients into."""
+        buffer = torch.zeros_like(self.weights)
+        for name, view in self.views(buffer).items():
+            self.parameters[name].grad = view
+        return buffer
+
+
+def gradient_norm(gradient: torch.Tensor, chunk: int = 1 << 16) -> float:
+    """Euclidean norm of a flat gradient: float64 sums over fixed chunks, added in chunk order."""
+    total = 0.0
+    for part in gradient.split(chunk):
+        total += float(part.double().square().sum())
+    return total**0.5
