@@ -39,11 +39,23 @@ def tensor_bytes(tensor: "torch.Tensor") -> bytes:
     return tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
 
+def _file_order(tensors: "Mapping[str, torch.Tensor]") -> list[str]:
+    names = _dtype_names()
+    return sorted(tensors, key=lambda name: (DTYPE_ORDER.index(names[tensors[name].dtype]), name))
+
+
+def data_sha256(tensors: "Mapping[str, torch.Tensor]") -> str:
+    """The sha256 that `write_tensors` returns, before anything is written: for metadata that names it."""
+    digest = hashlib.sha256()
+    for name in _file_order(tensors):
+        digest.update(tensor_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
 def write_tensors(path: Path, tensors: "Mapping[str, torch.Tensor]", metadata: Mapping[str, str] | None = None) -> str:
     """Write a safetensors file whole; returns the sha256 of its data section (the `modelspec.hash_sha256`
     digest without its 0x)."""
-    names = _dtype_names()
-    order = sorted(tensors, key=lambda name: (DTYPE_ORDER.index(names[tensors[name].dtype]), name))
+    names, order = _dtype_names(), _file_order(tensors)
     header: dict[str, Any] = {}
     if metadata:
         header["__metadata__"] = dict(sorted(metadata.items()))

@@ -1,0 +1,1 @@
+"""Checkpoints: formats and key maps, LoKr files, merging, metadata."""
