@@ -1,0 +1,1 @@
+"""Booru metadata and image archives: database, selection, filter rules, caption profiles (polars; no torch)."""
