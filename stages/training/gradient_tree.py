@@ -52,8 +52,13 @@ def sum_over_processes(total: torch.Tensor, rank: int, world_size: int) -> torch
     while stride < world_size:
         partner = rank ^ stride
         theirs = torch.empty_like(total)
-        for request in dist.batch_isend_irecv([dist.P2POp(dist.isend, total, partner), dist.P2POp(dist.irecv, theirs, partner)]):
-            request.wait()
+        # One after the other: gloo is several times faster this way than with both directions at once.
+        if rank < partner:
+            dist.send(total, partner)
+            dist.recv(theirs, partner)
+        else:
+            dist.recv(theirs, partner)
+            dist.send(total, partner)
         total = total.add_(theirs)
         stride *= 2
     return total

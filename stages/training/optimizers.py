@@ -91,31 +91,27 @@ class Lion8bit:
 
 
 class AdamW:
-    """AdamW with float32 moments; the square root is taken in float64 (torch's float32 one is not exact)."""
-
-    EPSILON = 1e-8
+    """torch's fused AdamW (Loshchilov & Hutter 2019): its kernel takes exact square roots on every CPU,
+    which torch.sqrt and the unfused optimizer do not."""
 
     def __init__(self, flat: FlatWeights, settings: Train):
-        self.flat, self.settings = flat, settings
-        self.state = {
-            "mean": torch.zeros_like(flat.weights),
-            "square": torch.zeros_like(flat.weights),
-            "steps": torch.zeros(1, dtype=torch.int64),
-        }
+        self.segments = flat.segments
+        self.parts = [torch.nn.Parameter(flat.weights[s.start : s.stop]) for s in flat.segments]
+        self.adamw = torch.optim.AdamW(
+            [{"params": [part]} for part in self.parts],
+            lr=0.0, betas=tuple(settings.betas), eps=1e-8, weight_decay=settings.weight_decay, fused=True,
+        )  # fmt: skip
+        self.state: dict[str, torch.Tensor] = {}
+        for i, part in enumerate(self.parts):
+            moments = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(part), "exp_avg_sq": torch.zeros_like(part)}
+            self.adamw.state[part] = moments
+            self.state.update({f"{name}.{i}": tensor.detach() for name, tensor in moments.items()})
 
-    @torch.no_grad()
     def step(self, gradient: torch.Tensor, rates: dict[str, float]) -> None:
-        """Loshchilov & Hutter 2019 with bias correction, as torch.optim.AdamW."""
-        beta1, beta2 = self.settings.betas
-        self.state["steps"] += 1
-        steps = int(self.state["steps"])
-        self.state["mean"].mul_(beta1).add_(gradient * (1 - beta1))
-        self.state["square"].mul_(beta2).add_((gradient * gradient).mul_(1 - beta2))
-        for segment in self.flat.segments:
-            lr, part = rates[segment.group], slice(segment.start, segment.stop)
-            root = (self.state["square"][part] / (1 - beta2**steps)).double().sqrt_().float().add_(self.EPSILON)
-            change = (self.state["mean"][part] / (1 - beta1**steps)).div_(root).mul_(lr)
-            self.flat.weights[part].mul_(1 - lr * self.settings.weight_decay).sub_(change)
+        for part, segment, options in zip(self.parts, self.segments, self.adamw.param_groups, strict=True):
+            part.grad = gradient[segment.start : segment.stop]
+            options["lr"] = rates[segment.group]
+        self.adamw.step()
 
 
 def make_optimizer(flat: FlatWeights, settings: Train) -> Optimizer:

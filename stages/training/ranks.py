@@ -59,6 +59,4 @@ def join_ranks(rank: int, world_size: int, meeting_point: Path) -> Ranks:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         meeting = f"file://{meeting_point.absolute()}"
         dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size, timeout=PATIENCE)
-            "gloo", init_method=f"file://{meeting_point.absolute()}", rank=rank, world_size=world_size, timeout=PATIENCE
-        )
     return Ranks(rank, world_size)

@@ -43,6 +43,6 @@ def load_state(folder: Path, weights: torch.Tensor, optimizer: dict[str, torch.T
         return []
     with safe_open(saved[-1], framework="pt") as file:
         weights.copy_(file.get_tensor("weights"))
-        for name in optimizer:
-            optimizer[name] = file.get_tensor(f"optimizer.{name}")
+        for name, tensor in optimizer.items():
+            tensor.copy_(file.get_tensor(f"optimizer.{name}"))
         return [Row(**row) for row in json.loads(file.metadata()["history"])]
