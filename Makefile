@@ -1,0 +1,86 @@
+# `make` sets everything up and runs the pipeline; `make test` passes the tests. README says the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+
+STAGES := select filter caption base cache-latents train merge evaluate-CCIP report
+NAME ?= sample
+
+.PHONY: all setup run $(STAGES) recipe check test test-all lint format fingerprint verify verify-cpu \
+	sample sample-models plots lock clean
+
+all: run
+
+setup: $(READY)
+
+$(READY): requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	touch $@
+
+# Validates params.yaml before any work: a stage that need not run would not notice a typing error.
+check: $(READY)
+	@python stages/check_params.py
+
+run: check
+	dvc repro
+
+$(STAGES): check
+	dvc repro $@
+
+recipe: $(READY)
+	python stages/check_params.py --params recipes/$(NAME).yaml
+	cp recipes/$(NAME).yaml params.yaml
+
+test: $(READY)
+	python -m pytest -m "not slow"
+
+test-all: $(READY)
+	python -m pytest
+
+lint: $(READY)
+	ruff check .
+	ruff format --check .
+
+format: $(READY)
+	ruff check --fix .
+	ruff format .
+
+fingerprint: $(READY)
+	python stages/fingerprint.py
+
+verify: $(READY)
+	python stages/verify_clone.py
+
+verify-cpu: $(READY)
+	python stages/verify_cpu.py
+
+sample: $(READY)
+	dvc repro --force --single-item sample-data
+	git diff --stat --exit-code -- data/sample
+
+sample-models: $(READY)
+	dvc repro --force --single-item sample-ccip
+	dvc repro --force --single-item sample-base
+	git diff --stat --exit-code -- models/sample-base models/sample-ccip
+
+plots: $(READY)
+	dvc plots show -o reports/plots
+
+# Renews the pins: all that pyproject.toml asks for, resolved in a fresh environment. torch brings its own CUDA packages
+# where its build has them, so they are not pinned here and no line names a build.
+lock:
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print("\n".join(sum(p["optional-dependencies"].values(), p["dependencies"])))' > $(VENV)-lock/wanted
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check -r $(VENV)-lock/wanted
+	echo '# Made by `make lock` from pyproject.toml.' > requirements.lock
+	$(VENV)-lock/bin/python -m pip freeze | sed 's/+cpu$$//' | grep -v -E '^(nvidia|cuda|triton)' >> requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf state

@@ -1,0 +1,15 @@
+"""Validate a parameter file without running anything.
+
+    python stages/check_params.py [--params FILE] [--set key=value]
+"""
+
+from repro.command import parameters, stage_parser
+from repro.errors import run_stage
+
+
+def main(arguments: list[str]) -> None:
+    parameters(stage_parser(__doc__).parse_args(arguments))
+
+
+if __name__ == "__main__":
+    run_stage(main)
