@@ -1,6 +1,8 @@
 """Fixtures shared by all tests; importing `repro` first fixes the numeric environment."""
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import repro  # noqa: F401
@@ -12,3 +14,15 @@ import pytest
 def golden() -> Path:
     """Folder of the reference programs' answers; GOLDEN names another set of the same layout."""
     return Path(os.environ.get("GOLDEN", Path(__file__).parent / "golden"))
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of its own with 64 KiB of space."""
+    folder = tmp_path / "tiny_disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

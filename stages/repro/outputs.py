@@ -29,15 +29,27 @@ def _temporary(path: Path) -> Path:
 
 
 @contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Give the failures of writes and syncs, which know no name, the name of the output."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; on success it becomes `path`, on failure it is removed."""
     path = Path(path)
     temporary = _temporary(path)
     try:
-        yield temporary
-        _sync_file(temporary)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        with _naming(path):
+            yield temporary
+            _sync_file(temporary)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -51,14 +63,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        yield temporary
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                _sync_file(file)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        with _naming(path):
+            yield temporary
+            for file in sorted(temporary.rglob("*")):
+                if file.is_file():
+                    _sync_file(file)
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
