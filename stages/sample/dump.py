@@ -13,7 +13,8 @@ from repro.randomness import Stream
 
 import polars as pl
 
-from sample.posts import RATINGS, Post, Tag, created_at
+from sample.pictures import draw, encode
+from sample.posts import RATINGS, Post, Relation, Tag, created_at
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS "post" ("id" INTEGER NOT NULL PRIMARY KEY, "created_at" VARCHAR(255) NOT NULL,
@@ -80,19 +81,18 @@ def _fix_header(path: Path) -> None:
             file.write(value.to_bytes(4, "big"))
 
 
-def write_database(
-    path: Path, rows: list[dict[str, Any]], tags: dict[int, list[Tag]], extra_relations: list[tuple[int, int]]
-) -> None:
-    """A new database; `tags` = {post id: its tags in relation order}; `extra_relations` (post id, tag id) are added at the end.
+def write_database(path: Path, rows: list[dict[str, Any]], tags: dict[int, tuple[Tag, ...]], extra: list[Relation]) -> None:
+    """A new database; `tags` = {post id: its tags in relation order}; `extra` relations stand at the end of their table.
 
-    Tag ids count from 1 in the order of first use. The same rows give the same bytes.
+    Tag ids count from 1 in the order of first use; a tag that is a number there belongs to no tag. The same rows give the
+    same bytes.
     """
     _link_children(rows)
     rows = sorted(rows, key=lambda row: row["id"])
     ids: dict[Tag, int] = {}
     relations = [(row["id"], ids.setdefault(tag, len(ids) + 1)) for row in rows for tag in tags[row["id"]]]
     popularity = Counter(tag_id for _, tag_id in set(relations))
-    relations += extra_relations
+    relations += [(post_id, tag if isinstance(tag, int) else ids[tag]) for post_id, tag in extra]
     connection = sqlite3.connect(path, isolation_level=None)
     connection.executescript("PRAGMA page_size = 4096; PRAGMA journal_mode = OFF; PRAGMA encoding = 'UTF-8';" + SCHEMA + "BEGIN;")
     columns = [info[1] for info in connection.execute("PRAGMA table_info(post)")]
@@ -143,5 +143,18 @@ def write_index(path: Path, index: pl.DataFrame) -> None:
     index.write_parquet(path, row_group_size=65536, compression="zstd", compression_level=3, statistics=True)
 
 
-def post_rows(posts: list[Post], images: dict[int, bytes], seed: int) -> list[dict[str, Any]]:
-    return [_row(post, images.get(post.id), seed) for post in posts]
+def archived_bytes(post: Post, art: Path) -> bytes | None:
+    """The file of a post as it stands in the archives; None where it has none."""
+    if post.picture is None:
+        return None
+    data = encode(post.picture, draw(post.picture, art))
+    return {"": data, "truncated": data[: len(data) // 3], "text": b"<html>503 Service Unavailable</html>\n"}[post.damage]
+
+
+def write_posts(folder: Path, posts: list[Post], extra_relations: list[Relation], seed: int, art: Path) -> None:
+    """Draw the posts and write metadata.db, images/ and images.parquet into an existing folder."""
+    files = {post.id: archived_bytes(post, art) for post in posts}
+    images = {post_id: data for post_id, data in files.items() if data is not None}
+    write_index(folder / "images.parquet", write_archives(folder / "images", images.items()))
+    rows = [_row(post, files[post.id], seed) for post in posts]
+    write_database(folder / "metadata.db", rows, {post.id: post.tags for post in posts}, extra_relations)

@@ -6,12 +6,13 @@ write_dump("base", Path("data/sample-base"))
 
 from pathlib import Path
 
-from repro.outputs import whole_folder
+from repro.outputs import whole_folder, write_json
 
 from sample.characters import Character, Drawn, random_characters, recoloured_sprites, taught_characters
-from sample.dump import post_rows, write_archives, write_database, write_index
-from sample.pictures import ART, draw, encode
+from sample.dump import write_posts
+from sample.pictures import ART
 from sample.posts import Post, girl_pairs, portrait_post, with_ids
+from sample.taught import reference_table, taught_posts
 
 SEED = 20240119
 DRAWN_COUNTS = {"base": 64, "ccip": 300}
@@ -31,7 +32,8 @@ def characters(population: str) -> list[Character]:
     return [*drawn[population], *recoloured_sprites(SEED, SPRITE_COUNTS, names)[population]]
 
 
-def _random_posts(population: str) -> list[Post]:
+def random_posts(population: str) -> list[Post]:
+    """All posts of `base` or `ccip`, by ascending id."""
     posts = []
     for character in characters(population):
         if isinstance(character, Drawn):
@@ -41,19 +43,16 @@ def _random_posts(population: str) -> list[Post]:
         else:
             posts += [portrait_post(SEED, population, character, None, n) for n in range(SPRITE_POSTS[population])]
     girls = [c for c in characters(population) if isinstance(c, Drawn) and c.gender == "1girl"]
-    posts += girl_pairs(SEED, population, girls, PAIR_POSTS[population])
+    posts += girl_pairs(SEED, population, girls, PAIR_POSTS[population], lambda girl: girl.styles)
     return with_ids(posts, [(0, 6_999_999, len(posts))], SEED, population)
-
-
-def posts(population: str) -> list[Post]:
-    """All posts of a population, by ascending id."""
-    return _random_posts(population)
 
 
 def write_dump(population: str, folder: Path, art: Path = ART) -> None:
     """Draw a population into `folder`: metadata.db, images/data-XXXX.tar, images.parquet, for `taught` references.json."""
-    chosen = posts(population)
-    images = {post.id: encode(post.picture, draw(post.picture, art)) for post in chosen if post.picture is not None}
     with whole_folder(folder) as target:
-        write_index(target / "images.parquet", write_archives(target / "images", images.items()))
-        write_database(target / "metadata.db", post_rows(chosen, images, SEED), {post.id: list(post.tags) for post in chosen}, [])
+        if population == "taught":
+            posts, references, relations = taught_posts(SEED)
+            write_posts(target, posts, relations, SEED, art)
+            write_json(target / "references.json", reference_table(references))
+        else:
+            write_posts(target, random_posts(population), [], SEED, art)

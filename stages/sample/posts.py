@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -42,11 +42,14 @@ ID_DAYS = (
     (9_000_000, datetime(2024, 12, 30)),
 )
 Tag = tuple[str, int]
+# (post id, tag); a number instead of a tag is the id of a tag that does not exist.
+Relation = tuple[int, Tag | int]
 
 
 @dataclass(frozen=True)
 class Post:
-    """One row to be: `picture` is None where there is only metadata; `columns` overrides columns of the post table."""
+    """One row to be: `picture` is None where there is only metadata; `columns` overrides columns of the post table;
+    `damage` (truncated or text) spoils the archived file."""
 
     id: int
     picture: Picture | None
@@ -54,6 +57,7 @@ class Post:
     rating: str
     fav_count: int
     columns: dict[str, Any] = field(default_factory=dict)
+    damage: str = ""
 
 
 def _daylight_saving(day: datetime) -> bool:
@@ -262,13 +266,14 @@ def pair_post(seed: int, purpose: str, characters: list[Drawn], style: str, numb
     return _finish(picture, ["2girls", *tags, *background_tags], artist, list(characters), stream)
 
 
-def girl_pairs(seed: int, purpose: str, girls: list[Drawn], count: int) -> list[Post]:
-    """`count` posts of two girls that one artist draws together."""
+def girl_pairs(seed: int, purpose: str, girls: list[Drawn], count: int, styles_of: Callable[[Drawn], list[str]]) -> list[Post]:
+    """`count` posts of two girls that one artist draws together; `styles_of` a girl: the styles she may be drawn in."""
     stream = Stream(seed, f"sample {purpose} pairs")
     posts: list[Post] = []
     while len(posts) < count:
         first, second = stream.choice(girls), stream.choice(girls)
-        shared = [s for s in first.styles if s in second.styles and catalogue()["styles"][s].get("pairs", True)]
+        fitting = [style for style in styles_of(first) if catalogue()["styles"][style].get("pairs", True)]
+        shared = [style for style in fitting if style in styles_of(second)]
         if first != second and shared:
             posts.append(pair_post(seed, purpose, [first, second], stream.choice(shared), len(posts)))
     return posts
