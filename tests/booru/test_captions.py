@@ -34,10 +34,10 @@ def test_captions_of_the_reference(golden, key, rules):
     answers = json.loads((golden / "captions" / "captions.json").read_text(encoding="utf-8"))
     with BooruDatabase(golden / "captions" / "golden2k.db") as database:
         tags = database.tags()
-        ids = database.post_ids(0, 10_000_000)
+        ids = database.post_ids(0, 2**62)
         posts = database.posts(ids, tags["id"].to_numpy())
     captions = dict(caption_frame(posts, tags, rules).select("id", "caption").iter_rows())
-    assert len(captions) == len(ids) == 2013
+    assert captions.keys() >= {int(i) for i in answers}
     differing = {i: (captions[int(i)], answer[key]) for i, answer in answers.items() if captions[int(i)] != answer[key]}
     assert not differing
 
