@@ -13,7 +13,7 @@ from repro.randomness import Stream
 
 import polars as pl
 
-from sample.pictures import draw, encode
+from sample.pictures import VectorFigure, draw, encode, style_definition
 from sample.posts import RATINGS, Post, Relation, Tag, created_at
 
 SCHEMA = """
@@ -38,8 +38,18 @@ CREATE INDEX "posttagrelation_post_id" ON "posttagrelation" ("post_id");
 CREATE INDEX "posttagrelation_tag_id" ON "posttagrelation" ("tag_id");
 CREATE INDEX "localpost_post_id" ON "localpost" ("post_id");
 """
+RENPY = "https://www.renpy.org/"
 # Fields of SQLite's file header that count changes and name the library's version (file format, section 1.3).
 CHANGE_COUNTER, VALID_FOR, LIBRARY_VERSION = 24, 92, 96
+
+
+def _source(post: Post) -> str:
+    """Where the art came from; empty for what has no picture."""
+    figures = post.picture.figures if post.picture else ()
+    if not figures:
+        return ""
+    first = figures[0]
+    return style_definition(first.style)["meta"]["source"]["url"] if isinstance(first, VectorFigure) else RENPY
 
 
 def _row(post: Post, data: bytes | None, seed: int) -> dict[str, Any]:
@@ -50,13 +60,13 @@ def _row(post: Post, data: bytes | None, seed: int) -> dict[str, Any]:
     up = (post.fav_count * (60 + stream.below(50))) // 100
     md5 = hashlib.md5(data if data is not None else str(post.id).encode(), usedforsecurity=False).hexdigest()
     width, height = (post.picture.width, post.picture.height) if post.picture else (768, 1024)
+    size = len(data) if data is not None else 40_000 + stream.below(400_000)
     row = {
-        "id": post.id, "created_at": day, "uploader_id": 1 + stream.below(40), "source": "", "md5": md5, "parent_id": None,
-        "has_children": 0, "is_deleted": 0, "is_banned": 0, "pixiv_id": None, "has_active_children": 0, "bit_flags": 0,
-        "has_large": 0, "has_visible_children": 0, "image_width": width, "image_height": height,
-        "file_size": len(data) if data is not None else 40_000 + stream.below(400_000), "file_ext": "webp",
-        "rating": RATINGS.index(post.rating), "score": up - down, "up_score": up, "down_score": -down,
-        "fav_count": post.fav_count, "updated_at": day,
+        "id": post.id, "created_at": day, "uploader_id": 1 + stream.below(40), "source": _source(post), "md5": md5,
+        "parent_id": None, "has_children": 0, "is_deleted": 0, "is_banned": 0, "pixiv_id": None, "has_active_children": 0,
+        "bit_flags": 0, "has_large": 0, "has_visible_children": 0, "image_width": width, "image_height": height,
+        "file_size": size, "file_ext": "webp", "rating": RATINGS.index(post.rating), "score": up - down, "up_score": up,
+        "down_score": -down, "fav_count": post.fav_count, "updated_at": day,
     }  # fmt: skip
     row.update(post.columns)
     name = f"{row['md5']}.{row['file_ext']}"

@@ -83,6 +83,7 @@ class Picture:
     tier: str = "clean"
 
 
+@cache
 def style_definition(name: str) -> dict[str, Any]:
     """A style as its artist published it."""
     return json.loads((files("dicebear_styles") / f"{name}.json").read_text(encoding="utf-8"))

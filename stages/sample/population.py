@@ -6,8 +6,9 @@ write_dump("base", Path("data/sample-base"))
 
 from pathlib import Path
 
-from repro.outputs import whole_folder, write_json
+from repro.outputs import whole_folder, write_json, write_text
 
+from sample.attribution import attribution
 from sample.characters import Character, Drawn, random_characters, recoloured_sprites, taught_characters
 from sample.dump import write_posts
 from sample.pictures import ART
@@ -48,11 +49,13 @@ def random_posts(population: str) -> list[Post]:
 
 
 def write_dump(population: str, folder: Path, art: Path = ART) -> None:
-    """Draw a population into `folder`: metadata.db, images/data-XXXX.tar, images.parquet, for `taught` references.json."""
+    """Draw a population into `folder`: metadata.db, images/data-XXXX.tar, images.parquet, for `taught` references.json
+    and ATTRIBUTION.md."""
     with whole_folder(folder) as target:
         if population == "taught":
             posts, references, relations = taught_posts(SEED)
             write_posts(target, posts, relations, SEED, art)
             write_json(target / "references.json", reference_table(references))
+            write_text(target / "ATTRIBUTION.md", attribution())
         else:
             write_posts(target, random_posts(population), [], SEED, art)

@@ -154,7 +154,8 @@ def _vector_figure(character: Drawn, style_name: str, stream: Stream) -> tuple[V
     tags = [shot]
     chosen = {**style.get("fixed", {}), **style["hair"][character.hair]}
     for component, variants in style["drawn"].items():
-        variant = stream.choice(list(variants))
+        fitting = [v for v in variants if character.gender == "1girl" or "lipstick" not in words(variants[v])]
+        variant = stream.choice(fitting)
         chosen[component] = variant
         tags += words(variants[variant])
     for component, variants in style.get("sometimes", {}).items():
@@ -232,8 +233,17 @@ def _meta(picture: Picture, stream: Stream) -> list[str]:
     return meta
 
 
+def _without_colours(tags: list[str]) -> list[str]:
+    """The tags that stay true when a picture's colours are not."""
+    tables = catalogue()
+    colours = {tag.split("_")[0] for tag in tables["hair_colours"]} | set(tables["clothes_colours"])
+    skins = {tag for skin in tables["skins"].values() for tag in words(skin["tags"])}
+    return [tag for tag in tags if tag.split("_")[0] not in colours and tag not in skins]
+
+
 def _finish(picture: Picture, tags: list[str], artist: str, characters: list[Character], stream: Stream) -> Post:
     rating = "sensitive" if SENSITIVE_TAGS.intersection(tags) else "general"
+    tags = _without_colours(tags) if picture.tier == "miscoloured" else tags
     typed = _typed(tags, artist, characters, _meta(picture, stream), stream)
     return Post(0, picture, typed, rating, favourites(picture.tier, rating, stream))
 
