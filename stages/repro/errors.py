@@ -33,6 +33,8 @@ def run_stage(main: Callable[[list[str]], None], arguments: list[str] | None = N
     script = Path(sys.argv[0]).name
     try:
         main(arguments)
+    except BrokenPipeError:  # whoever read our output has gone: nothing to tell, and nobody to tell it to
+        os._exit(1)
     except (StageError, OSError) as error:
         if "--debug" in arguments:
             traceback.print_exc()
@@ -42,5 +44,3 @@ def run_stage(main: Callable[[list[str]], None], arguments: list[str] | None = N
     except KeyboardInterrupt:
         print(f"{script}: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
         sys.exit(130)
-    except BrokenPipeError:
-        os._exit(1)

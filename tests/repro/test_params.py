@@ -1,0 +1,146 @@
+"""Parameter files: numbers in every spelling, one-line errors that name the key."""
+
+from pathlib import Path
+
+from repro.errors import StageError
+from repro.params import load_params, read_yaml
+
+import pytest
+import yaml
+from tiny_training import sample_values
+
+SPELLINGS = ["2e-5", "2e-05", "2E-5", "2.0e-5", "0.00002", ".00002", "+2e-5", "2.e-5"]
+
+
+def write(path: Path, values: dict) -> Path:
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Path:
+    return write(tmp_path / "params.yaml", sample_values())
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_of_a_rate_is_the_same_number_in_the_file(sample: Path, spelling: str) -> None:
+    lines = [f"lr: {spelling}" if line.startswith("lr:") else line for line in sample.read_text().splitlines()]
+    sample.write_text("\n".join(lines))
+    assert load_params(sample).lr == 2e-5
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_of_a_rate_is_the_same_number_in_an_override(sample: Path, spelling: str) -> None:
+    assert load_params(sample, [f"lr={spelling}"]).lr == 2e-5
+
+
+@pytest.mark.parametrize("text", ["2e-5 x", "1_000", "0x10", "'2e-5'", "true", ".inf", ".nan", "1e999", "[1]", "null", "2,5"])
+def test_what_is_no_number_is_refused_with_key_and_value(sample: Path, text: str) -> None:
+    with pytest.raises(StageError, match=r"params\.yaml: lr: ") as caught:
+        load_params(sample, [f"lr={text}"])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_whole_number_stands_for_a_float_but_not_the_other_way(sample: Path) -> None:
+    assert load_params(sample, ["lr=1"]).lr == 1.0
+    for text in ("2.0", "2e3", "007", "true"):
+        with pytest.raises(StageError, match=r"train\.updates"):
+            load_params(sample, [f"train.updates={text}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("lrr=2e-5", "lrr"),
+        ("train.lrr=1", "train.lrr"),
+        ("trian.updates=1", "trian"),
+        ("lr.x=1", "lr"),
+        ("lr", "key=value"),
+        ("=1", "key=value"),
+    ],
+)
+def test_an_override_of_an_unknown_key_is_refused(sample: Path, override: str, named: str) -> None:
+    with pytest.raises(StageError, match=named):
+        load_params(sample, [override])
+
+
+def test_an_unknown_key_in_the_file_is_refused(sample: Path) -> None:
+    for path, values in [("lrr", {}), ("train.updatess", {"train": {}})]:
+        changed = sample_values()
+        for section in values:
+            changed[section]["updatess"] = 3
+        if not values:
+            changed["lrr"] = 2e-5
+        with pytest.raises(StageError, match=f"unknown key '{path}'"):
+            load_params(write(sample, changed))
+
+
+def test_a_missing_key_is_named(sample: Path) -> None:
+    values = sample_values()
+    del values["latents"]["resolution"]
+    with pytest.raises(StageError, match=r"key 'latents\.resolution' is missing"):
+        load_params(write(sample, values))
+
+
+def test_a_doubled_key_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("seed: 1\nlr: 1\ntrain:\n  updates: 1\n  updates: 2\n")
+    with pytest.raises(StageError, match=r"params\.yaml:4: .*'updates' stands twice"):
+        load_params(path)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\tx: 1"])
+def test_text_that_is_no_yaml_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(StageError, match=r"params\.yaml:\d+: not valid YAML"):
+        load_params(path)
+
+
+def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no such parameter file"):
+        load_params(tmp_path / "none.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(StageError, match="expected a mapping"):
+        load_params(tmp_path / "empty.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("seed=-1", "seed"),
+        ("lr=0", "lr"),
+        ("te_lr=-1e-5", "te_lr"),
+        ("train.virtual_ranks=3", "power of two"),
+        ("train.max_token_length=77", "multiple of 75"),
+        ("train.betas=[0.9, 1.0]", r"\[0, 1\)"),
+        ("train.betas=[0.9]", "betas"),
+        ("train.optimizer=sgd", "optimizer"),
+        ("train.micro_batch=0", "micro_batch"),
+        ("train.tag_dropout=1.5", "tag_dropout"),
+        ("latents.bucket_reso_steps=12", "multiple of 8"),
+        ("latents.max_bucket_reso=32", "no bucket is possible"),
+        ("latents.min_bucket_reso=128", "no bucket is possible"),
+        ("filter.ratings=[]", "ratings"),
+        ("filter.ratings=[safe]", "ratings"),
+        ("filter.blocked_tags=[]", "blocked_tags must contain"),
+        ("filter.blocked_tags=[loli, shota]", "toddlercon"),
+        ("select.ranges=[{first: 5, last: 4, take: null}]", "below first"),
+        ("select.ranges=[{first: 0, last: 9, take: 1}, {first: 9, last: 12, take: 1}]", "overlap"),
+        ("merge.name=../escape", "name"),
+        ('evaluate.prompts=["solo"]', "character"),
+        ('evaluate.prompts=["{character}, {tag}"]', "character"),
+        ("runtime.processes=0", "processes"),
+    ],
+)
+def test_impossible_values_are_refused_in_one_line_that_says_what_is_allowed(sample: Path, override: str, named: str) -> None:
+    with pytest.raises(StageError, match=named) as caught:
+        load_params(sample, [override])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_every_recipe_loads() -> None:
+    recipes = sorted(Path("recipes").glob("*.yaml"))
+    for path in [Path("params.yaml"), *recipes]:
+        if isinstance(values := read_yaml(path.read_text(), str(path)), dict) and "runtime" in values:
+            load_params(path)
