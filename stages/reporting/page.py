@@ -1,0 +1,58 @@
+"""The report page: one HTML file that needs nothing else, neither network nor the files it was made from."""
+
+import base64
+from pathlib import Path
+
+from repro.params import Params
+
+import jinja2
+from markupsafe import Markup
+
+from reporting.facts import extremes, report_facts
+from reporting.inputs import Inputs
+from reporting.plots import loss_chart, rate_chart
+from reporting.wording import FILTERS
+
+TEMPLATES = Path(__file__).parent / "templates"
+# Sheets are large: with more characters than three times this, only the ends of the ranking and the most changed are shown.
+SHEETS_EACH = 20
+# What the evaluation's plots show, by file name; others are shown under their name.
+PLOT_WORDS = {
+    "rank.png": "Scores from the best character to the worst, one line a model",
+    "scatter.png": "Each character's score before and after; above the diagonal the merged model is better",
+    "training_count.png": "Score by number of training pictures",
+    "histogram.png": "CCIP differences of picture pairs, with the threshold; left of it two pictures count as one character",
+}
+
+
+def data_uri(path: Path) -> Markup:
+    """A PNG as a data URI."""
+    return Markup("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
+
+
+def plot_figures(plots: dict[str, Path]) -> list[tuple[str, Path]]:
+    """(text, file) of each plot: the known ones first, in their order."""
+    known = [(PLOT_WORDS[name], plots[name]) for name in PLOT_WORDS if name in plots]
+    return known + [(Path(name).stem, path) for name, path in plots.items() if name not in PLOT_WORDS]
+
+
+def report_page(params: Params, inputs: Inputs) -> str:
+    """The whole page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= FILTERS | {"data_uri": data_uri}
+    return environment.get_template("page.html.jinja").render(
+        report_facts(params, inputs),
+        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        script=Markup((TEMPLATES / "page.js").read_text(encoding="utf-8")),
+        loss_chart=loss_chart(inputs.history),
+        rate_chart=rate_chart(inputs.history),
+        plots=plot_figures(inputs.plots),
+        sheets=[row for row in extremes(inputs.rows, SHEETS_EACH) if row.name in inputs.sheets],
+    )
