@@ -143,6 +143,14 @@ def test_training_settings_come_from_the_parameters(tmp_path):
     card, page = outputs(folder)
     assert "Learning rate: 2e-5 for the UNet" in card and "25 % of the tags" in card
     assert "2e-5" in page and "recipe other" in page
+    assert "text encoders not frozen" in card
+
+
+def test_frozen_text_encoders_are_said_to_be_frozen(tmp_path):
+    folder = write_reports(tmp_path)
+    assert run(folder, "--set", "te_lr=0.0").returncode == 0
+    card, page = outputs(folder)
+    assert "text encoders frozen" in card and "text encoders frozen" in page
 
 
 def test_hostile_names_stay_text(tmp_path):

@@ -14,7 +14,7 @@ import yaml
 from markupsafe import Markup
 
 from reporting.facts import extremes, report_facts
-from reporting.inputs import Inputs
+from reporting.records import Inputs
 from reporting.wording import FILTERS
 
 TEMPLATES = Path(__file__).parent / "templates"

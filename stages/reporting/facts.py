@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from repro.hashing import sha256_json
-from repro.params import Params, read_yaml
+from repro.params import Lokr, Params, read_yaml
 
 import yaml
 
 from booru.profiles import Profile, profile
 from ccip.prompts import spoken
-from reporting.inputs import CharacterRow, Inputs
+from reporting.records import CharacterRow, Inputs
 
 # A part of a caption, in the words that the published cards use for it.
 PART_WORDS = {
@@ -100,6 +100,10 @@ def verdict(inputs: Inputs) -> str:
     return "The interval includes 0: this evaluation shows no difference between base and merged model."
 
 
+def _any_text_factor(lokr: Lokr) -> bool:
+    return lokr.text_attention > 0 or lokr.text_mlp > 0
+
+
 def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
     """The names that both templates use."""
     rules = profile(params.caption.profile)
@@ -120,6 +124,7 @@ def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
         "years": year_words(rules),
         "artists": name_list(inputs.artists),
         "characters": name_list(inputs.characters),
+        "text_trained": params.te_lr > 0 and (params.train.method == "full" or _any_text_factor(params.train.lokr)),
         "any_held_out": any(row.held_out is not None for row in inputs.rows),
         "prompt_name": spoken,
         "measures": MEASURES,

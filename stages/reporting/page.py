@@ -9,8 +9,8 @@ import jinja2
 from markupsafe import Markup
 
 from reporting.facts import extremes, report_facts
-from reporting.inputs import Inputs
 from reporting.plots import loss_chart, rate_chart
+from reporting.records import Inputs
 from reporting.wording import FILTERS
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -1,6 +1,6 @@
 from booru.profiles import profile
 from reporting.facts import caption_format, extremes, name_list, year_words
-from reporting.inputs import CharacterRow
+from reporting.records import CharacterRow
 
 
 def row(name: str, base: float, merged: float) -> CharacterRow:

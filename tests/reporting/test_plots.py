@@ -2,8 +2,8 @@ from repro.params import read_yaml
 
 import pytest
 
-from reporting.inputs import HistoryRow
 from reporting.plots import Line, line_chart, loss_chart, rate_chart, running_mean, thinned, tick_values
+from reporting.records import HistoryRow
 
 
 @pytest.mark.parametrize(
