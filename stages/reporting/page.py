@@ -19,9 +19,8 @@ SHEETS_EACH = 20
 # What the evaluation's plots show, by file name; others are shown under their name.
 PLOT_WORDS = {
     "rank.png": "Scores from the best character to the worst, one line a model",
+    "histogram.png": "CCIP differences of picture pairs; left of the threshold a pair counts as one character",
     "scatter.png": "Each character's score before and after; above the diagonal the merged model is better",
-    "training_count.png": "Score by number of training pictures",
-    "histogram.png": "CCIP differences of picture pairs, with the threshold; left of it two pictures count as one character",
 }
 
 
