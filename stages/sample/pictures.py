@@ -108,6 +108,21 @@ def _recolour_ink(node: Any) -> None:
             _recolour_ink(child)
 
 
+def _drop_overlays(node: Any) -> None:
+    """Personas' gleams on hair and skin blend as overlay; librsvg lays them on as plain white, and black hair turns grey."""
+    if isinstance(node, list):
+        node[:] = [child for child in node if not _blends(child)]
+        for child in node:
+            _drop_overlays(child)
+    elif isinstance(node, dict):
+        for child in node.values():
+            _drop_overlays(child)
+
+
+def _blends(node: Any) -> bool:
+    return isinstance(node, dict) and "mix-blend-mode:overlay" in str((node.get("attributes") or {}).get("style"))
+
+
 def _lens(x: float, y: float, radius: float) -> dict[str, Any]:
     attributes = {
         "cx": str(x), "cy": str(y), "r": str(radius), "fill": "#ffffff", "fill-opacity": "0.25",
@@ -121,6 +136,8 @@ def _style(name: str, lenses: bool) -> Style:
     definition = copy.deepcopy(style_definition(name))
     if name == "open-peeps":
         _recolour_ink(definition["components"]["head"])
+    if name == "personas":
+        _drop_overlays([definition["canvas"], definition["components"]["hair"]])
     if lenses:
         circles = catalogue()["styles"][name]["glasses"]["lenses"]
         (x0, y, radius), (x1, _, _) = circles
