@@ -6,6 +6,7 @@ as a number. `read_yaml` gives PyYAML's loader the YAML 1.2 rule, here and nowhe
 
 import itertools
 import re
+import string
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,7 +58,7 @@ def read_yaml(text: str, name: str) -> Any:
 class Section(BaseModel):
     """Strict: unknown keys refused, no text taken for a number; a whole number may stand for a float."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -200,20 +201,34 @@ class Merge(Section):
     license: str
 
 
+PROMPT_FIELDS = ("gender", "character", "series", "artist")
+
+
+def _known_fields(prompt: str) -> str:
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(prompt) if field is not None]
+    except ValueError as error:
+        raise ValueError(f"{error}; fields are written {{character}}") from None
+    unknown = [field for field in fields if field not in PROMPT_FIELDS]
+    if unknown or "character" not in fields:
+        allowed = ", ".join(f"{{{field}}}" for field in PROMPT_FIELDS)
+        raise ValueError(f"a prompt holds {{character}} and only fields among {allowed}")
+    return prompt
+
+
 class Evaluate(Section):
-    """Pictures: `pictures` a character and model, seeds keyed by character, template and number."""
+    """`pictures` of each character and model, prompts in turn, against `reference_pictures` of its references."""
 
     ccip: str
     references: str
     reference_pictures: Count
     pictures: Count
-    prompts: Annotated[list[str], Field(min_length=1)]
-    artists: list[str]
+    prompts: Annotated[list[Annotated[str, AfterValidator(_known_fields)]], Field(min_length=1)]
     negative_prompt: str
     steps: Count
     guidance: Positive
-    width: Count
-    height: Count
+    width: Annotated[int, Field(ge=8, multiple_of=8)]
+    height: Annotated[int, Field(ge=8, multiple_of=8)]
     bootstrap_samples: Count
     grid_characters: Count
 

@@ -1,0 +1,1 @@
+"""CCIP: the encoder's interface, the score of a character's identity, its statistics and plots."""

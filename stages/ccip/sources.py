@@ -1,0 +1,57 @@
+"""Pictures to encode: what one is, and the references, which come from the image archives."""
+
+import functools
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repro.errors import StageError
+
+import polars as pl
+from PIL import Image
+
+from booru.archives import ImageArchives, ImageIndex
+from ccip.references import Reference
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """A picture: what to call it in an error, and how any process opens it (picklable)."""
+
+    name: str
+    open: Callable[[], Image.Image]
+
+
+def reference_sources(references: Sequence[Reference], count: int, index_file: Path, image_root: Path) -> list[PictureSource]:
+    """The first `count` reference posts of each character, character by character.
+
+    Raises:
+        StageError: no index, no archives, or a post that the index does not have.
+    """
+    index = ImageIndex(index_file)
+    archives = ImageArchives(image_root)
+    wanted = sorted({post for reference in references for post in reference.posts[:count]})
+    rows = {row["id"]: row for row in index.join_to(pl.DataFrame({"id": wanted}, schema={"id": pl.Int64})).to_dicts()}
+    sources = []
+    for reference in references:
+        for post in reference.posts[:count]:
+            if post not in rows:
+                raise StageError(f"{index_file}: post {post}, a reference of {reference.character}, is not in the image index")
+            sources.append(
+                PictureSource(f"post {post}", functools.partial(_open_post, archives, reference.character, rows[post]))
+            )
+    return sources
+
+
+def _open_post(archives: ImageArchives, character: str, row: Mapping[str, Any]) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(archives.read(row)))
+        image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise StageError(
+            f"{row['archive']}: {row['member']}, a reference of {character}, cannot be decoded ({error});"
+            " take the post out of the references or mend the archive"
+        ) from None
+    return image
