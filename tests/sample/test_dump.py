@@ -28,7 +28,8 @@ def few_posts():
 
 def written(folder: Path, posts) -> dict[str, str]:
     folder.mkdir()
-    write_posts(folder, posts, [(posts[0].id, posts[0].tags[0]), (77, posts[0].tags[0]), (posts[1].id, 123_456)], 1, ART)
+    first = min(posts, key=lambda post: post.id)
+    write_posts(folder, posts, [(first.id, first.tags[0]), (77, first.tags[0]), (first.id, 123_456)], 1, ART)
     return {
         str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()
     }
