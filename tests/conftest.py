@@ -26,3 +26,16 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def training_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the trainer's inputs at test size: base, latents, captions. Tests must not write into it."""
+    from small_sdxl import write_small_sdxl
+    from tiny_training import write_captions, write_latents
+
+    folder = tmp_path_factory.mktemp("training")
+    write_latents(folder / "latents")
+    write_captions(folder / "captions", folder / "latents")
+    write_small_sdxl(folder / "base", seed=1)
+    return folder

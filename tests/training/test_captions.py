@@ -1,0 +1,67 @@
+"""Training captions: the kept part stays, general tags are shuffled and dropped, draws are keyed."""
+
+from repro.params import Train, load_params
+
+import pytest
+
+from training.captions import training_caption
+
+KEEP = ["1girl", "hatsune miku", "vocaloid", "artist a"]
+GENERAL = [f"tag {i}" for i in range(20)]
+
+
+@pytest.fixture
+def settings(tmp_path) -> Train:
+    from tiny_training import write_params
+
+    return load_params(write_params(tmp_path / "p.yaml", shuffle_tags=True, tag_dropout=0.2, caption_dropout=0.0)).train
+
+
+def caption(settings: Train, epoch: int = 0, image: int = 1, seed: int = 1, **changed: object) -> str:
+    return training_caption(KEEP, GENERAL, settings.model_copy(update=changed), seed, epoch, image)
+
+
+def test_the_kept_part_leads_whole_and_in_order(settings: Train) -> None:
+    for image in range(100):
+        assert caption(settings, image=image).split(", ")[:4] == KEEP
+
+
+def test_general_tags_are_a_shuffled_subset(settings: Train) -> None:
+    orders = [caption(settings, image=image).split(", ")[4:] for image in range(200)]
+    assert all(len(set(tags)) == len(tags) and set(tags) <= set(GENERAL) for tags in orders)
+    assert len({tuple(tags) for tags in orders}) == 200
+    share = sum(map(len, orders)) / (200 * len(GENERAL))
+    assert 0.77 < share < 0.83
+
+
+def test_without_shuffle_and_dropout_the_caption_is_whole(settings: Train) -> None:
+    assert caption(settings, shuffle_tags=False, tag_dropout=0.0) == ", ".join(KEEP + GENERAL)
+
+
+def test_without_shuffle_the_survivors_keep_their_order(settings: Train) -> None:
+    tags = caption(settings, shuffle_tags=False, tag_dropout=0.5).split(", ")[4:]
+    assert tags == sorted(tags, key=GENERAL.index)
+    assert 0 < len(tags) < 20
+
+
+def test_all_tags_can_be_dropped(settings: Train) -> None:
+    assert caption(settings, tag_dropout=1.0) == ", ".join(KEEP)
+
+
+def test_whole_captions_are_dropped_at_their_rate(settings: Train) -> None:
+    texts = [caption(settings, image=image, caption_dropout=0.1) for image in range(2000)]
+    assert 150 < texts.count("") < 250
+    assert caption(settings, caption_dropout=1.0) == ""
+
+
+def test_draws_are_keyed_by_seed_epoch_and_image(settings: Train) -> None:
+    keys = [(seed, epoch, image) for seed in (1, 2) for epoch in range(4) for image in (10, 11)]
+    first = {key: caption(settings, seed=key[0], epoch=key[1], image=key[2]) for key in keys}
+    again = {key: caption(settings, seed=key[0], epoch=key[1], image=key[2]) for key in reversed(keys)}
+    assert first == again
+    assert len(set(first.values())) == len(keys)
+
+
+def test_empty_parts(settings: Train) -> None:
+    assert training_caption([], [], settings, 1, 0, 1) == ""
+    assert training_caption(["1girl"], [], settings, 1, 0, 1) == "1girl"

@@ -1,0 +1,126 @@
+"""Training examples: posterior samples, keyed noise, sizes, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+from repro.errors import StageError
+from repro.params import Params, load_params
+from repro.randomness import seed_for
+
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_training import write_params
+
+from training.examples import Examples
+
+SCALE = 0.5
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Params:
+    return load_params(write_params(tmp_path / "p.yaml"))
+
+
+@pytest.fixture
+def examples(training_inputs: Path, params: Params) -> Examples:
+    return Examples(training_inputs / "latents", training_inputs / "captions", params, SCALE)
+
+
+def with_offset(params: Params, offset: float) -> Params:
+    return params.model_copy(update={"train": params.train.model_copy(update={"noise_offset": offset})})
+
+
+def test_rows_follow_the_index(examples: Examples) -> None:
+    assert examples.buckets() == [(64, 64)] * 13 + [(48, 80)] * 6
+    batch = examples.batch((0, 5), epoch=0)
+    assert batch.ids == [1000, 1035]
+    assert batch.latents.shape == batch.noise.shape == (2, 4, 16, 16)
+    assert examples.batch((14,), epoch=0).latents.shape == (1, 4, 20, 12)
+    assert batch.sizes[1].time_ids() == [128, 192, 5, 10, 64, 64], "original and crop and bucket, height before width"
+
+
+def test_latents_are_scaled_samples_of_the_posterior(examples: Examples, training_inputs: Path) -> None:
+    shard = load_file(training_inputs / "latents" / "latents-00000.safetensors")
+    standard = [(examples.batch((3,), epoch).latents[0] / SCALE - shard["mean"][3]) / shard["std"][3] for epoch in range(8)]
+    drawn = torch.stack(standard)
+    assert abs(drawn.mean().item()) < 0.05
+    assert abs(drawn.std().item() - 1) < 0.05
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_an_example_does_not_depend_on_its_batch_or_on_history(examples: Examples, training_inputs: Path, params: Params) -> None:
+    together = examples.batch((2, 7, 4), epoch=3)
+    again = Examples(training_inputs / "latents", training_inputs / "captions", params, SCALE)
+    for place, image in enumerate((2, 7, 4)):
+        alone = again.batch((image,), epoch=3)
+        assert torch.equal(alone.latents[0], together.latents[place])
+        assert torch.equal(alone.noise[0], together.noise[place])
+        assert alone.timesteps[0] == together.timesteps[place]
+        assert alone.captions[0] == together.captions[place]
+
+
+def test_timesteps_cover_the_schedule(examples: Examples) -> None:
+    steps = torch.cat([examples.batch(tuple(range(13)), epoch).timesteps for epoch in range(60)])
+    assert 0 <= int(steps.min()) < 20
+    assert 980 <= int(steps.max()) < 1000
+    assert 460 < steps.float().mean().item() < 540
+
+
+def offset_of(with_it: torch.Tensor, without: torch.Tensor) -> torch.Tensor:
+    """The part that noise offset added, one number a channel; fails if it varies inside a channel."""
+    difference = with_it - without
+    assert torch.allclose(difference, difference.mean(dim=(-2, -1), keepdim=True).expand_as(difference), atol=1e-6)
+    return difference.mean(dim=(-2, -1))
+
+
+@pytest.mark.golden
+def test_noise_offset_is_sd_scripts_with_keyed_draws(golden: Path, training_inputs: Path, params: Params) -> None:
+    reference = json.loads((golden / "train" / "noise_offset.json").read_text())
+    strength = reference["noise_offset"]
+    theirs = offset_of(
+        torch.tensor(reference["noise_with_offset"]).view(2, 4, 4, 4), torch.tensor(reference["noise"]).view(2, 4, 4, 4)
+    )
+    assert torch.allclose(theirs.flatten(), strength * torch.tensor(reference["offset_draw"]), atol=1e-6)
+
+    def noise(offset: float) -> torch.Tensor:
+        inputs = training_inputs / "latents", training_inputs / "captions"
+        return Examples(*inputs, with_offset(params, offset), SCALE).batch((0, 1), epoch=2).noise
+
+    draws = [
+        torch.randn((4, 1, 1), generator=torch.Generator().manual_seed(seed_for(params.seed, "noise offset", 2, post)))
+        for post in (1000, 1007)
+    ]
+    assert torch.allclose(offset_of(noise(strength), noise(0.0)), strength * torch.stack(draws)[:, :, 0, 0], atol=1e-6)
+
+
+def copy_inputs(training_inputs: Path, tmp_path: Path) -> Path:
+    for name in ("latents", "captions"):
+        shutil.copytree(training_inputs / name, tmp_path / name)
+    return tmp_path
+
+
+def test_missing_files_columns_and_captions_are_named(training_inputs: Path, tmp_path: Path, params: Params) -> None:
+    folder = copy_inputs(training_inputs, tmp_path)
+
+    def refusal() -> str:
+        with pytest.raises(StageError) as caught:
+            Examples(folder / "latents", folder / "captions", params, SCALE)
+        return str(caught.value)
+
+    captions, index = folder / "captions" / "captions-00000.parquet", folder / "latents" / "index.parquet"
+    whole = pl.read_parquet(captions)
+    whole.filter(pl.col("id") != 1007).write_parquet(captions)
+    assert "no caption for post 1007" in refusal()
+    captions.unlink()
+    assert "run the caption stage first" in refusal()
+    whole.write_parquet(captions)
+    rows = pl.read_parquet(index)
+    rows.drop("crop_top").write_parquet(index)
+    assert "no column crop_top" in refusal()
+    rows.clear().write_parquet(index)
+    assert "no images" in refusal()
+    index.unlink()
+    assert "run the latents stage first" in refusal()

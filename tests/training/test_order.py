@@ -1,0 +1,64 @@
+"""Data order: every image once an epoch, one bucket a micro-batch, a pure function of its arguments."""
+
+from itertools import chain
+
+from repro.randomness import Stream
+
+import pytest
+
+from training.order import DataOrder, epoch_micro_batches, updates_per_epoch
+
+
+def random_buckets(seed: int, images: int) -> list[tuple[int, int]]:
+    draws = Stream(seed, "test buckets")
+    return [draws.choice([(64, 64), (48, 80), (80, 48)]) for _ in range(images)]
+
+
+GRID = [
+    (images, micro, ranks, accumulation)
+    for images in (1, 7, 64, 201)
+    for micro in (1, 2, 5)
+    for ranks, accumulation in ((1, 1), (4, 2), (8, 1))
+]
+
+
+@pytest.mark.parametrize(("images", "micro", "ranks", "accumulation"), GRID)
+def test_every_epoch_holds_every_image_once(images: int, micro: int, ranks: int, accumulation: int) -> None:
+    buckets = random_buckets(images, images)
+    order = DataOrder(buckets, micro, accumulation, ranks, seed=3)
+    for epoch in range(3):
+        updates = [order.update(epoch * order.updates_per_epoch + i) for i in range(order.updates_per_epoch)]
+        batches = [batch for update in updates for rank in update for batch in rank]
+        assert sorted(chain(*batches)) == list(range(images))
+        assert all(len({buckets[i] for i in batch}) == 1 and 1 <= len(batch) <= micro for batch in batches)
+        assert all(len(update) == ranks and all(len(rank) <= accumulation for rank in update) for update in updates)
+        assert all(any(update) for update in updates), "no update is empty"
+
+
+def test_an_update_does_not_depend_on_what_was_asked_before() -> None:
+    buckets = random_buckets(1, 50)
+    walked = DataOrder(buckets, 2, 2, 4, seed=9)
+    in_order = [walked.update(i) for i in range(30)]
+    assert [DataOrder(buckets, 2, 2, 4, seed=9).update(i) for i in reversed(range(30))] == in_order[::-1]
+
+
+def test_epochs_and_seeds_differ() -> None:
+    buckets = random_buckets(1, 50)
+    assert len({tuple(epoch_micro_batches(buckets, 2, seed, epoch)) for seed in (1, 2) for epoch in range(5)}) == 10
+
+
+def test_a_bucket_keeps_its_order_when_another_grows() -> None:
+    """The permutation inside a bucket is keyed by the bucket, so that data added elsewhere leaves it alone."""
+    few = [(64, 64)] * 9 + [(48, 80)] * 3
+    many = [(64, 64)] * 9 + [(48, 80)] * 30
+
+    def square(buckets: list[tuple[int, int]]) -> set[tuple[int, ...]]:
+        return {batch for batch in epoch_micro_batches(buckets, 2, 1, 0) if batch[0] < 9}
+
+    assert square(few) == square(many)
+
+
+def test_updates_per_epoch_counts_short_micro_batches() -> None:
+    assert updates_per_epoch([(64, 64)] * 5 + [(48, 80)] * 2, 2, 2) == 2
+    assert updates_per_epoch([(64, 64)] * 5 + [(48, 80)] * 2, 4, 2) == 2
+    assert updates_per_epoch([(64, 64)], 4, 8) == 1
