@@ -1,0 +1,1 @@
+"""Aspect-ratio buckets, resize and crop, VAE encoding, shards."""

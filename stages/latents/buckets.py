@@ -1,0 +1,87 @@
+"""Aspect-ratio buckets: which picture sizes a recipe trains on, and which of them an image gets.
+
+The rules are those of kohya-ss/sd-scripts (main 48d368fa, 2026-02-16: `library/model_util.py`
+make_bucket_resolutions, `library/train_util.py` BucketManager), with its limits `min_bucket_reso`,
+`max_bucket_reso` and `bucket_reso_steps`. Its `bucket_no_upscale` mode is not here: there the images,
+not the recipe, decide which buckets exist. All sizes are (width, height) in pixels.
+"""
+
+import math
+from dataclasses import dataclass
+
+from repro.errors import StageError
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How one image gets into its bucket: resized to `resized`, then `bucket` cut out at (left, top)."""
+
+    bucket: Size
+    resized: Size
+    left: int
+    top: int
+
+
+def make_buckets(resolution: Size, smallest: int, largest: int, step: int) -> list[Size]:
+    """All bucket sizes whose area is at most that of `resolution` (width, height), sorted.
+
+    Args:
+        smallest, largest: limits of a side, rounded down and up to a multiple of `step`.
+
+    Raises:
+        StageError: no bucket is possible.
+    """
+    area = resolution[0] * resolution[1]
+    smallest, largest = smallest // step * step, -(-largest // step) * step
+    if smallest < step:
+        raise StageError(f"latents.min_bucket_reso must be at least latents.bucket_reso_steps ({step})")
+    if math.isqrt(area) < step:
+        raise StageError(f"latents.resolution gives no bucket: {resolution[0]}x{resolution[1]} is below one step of {step}")
+    square = math.isqrt(area) // step * step
+    buckets = {(square, square)}
+    for width in range(smallest, largest + 1, step):
+        height = min(largest, area // width // step * step)
+        if height >= smallest:
+            buckets |= {(width, height), (height, width)}
+    return sorted(buckets)
+
+
+def check_buckets(buckets: list[Size], multiple: int) -> None:
+    """Refuse buckets that the model cannot take.
+
+    Args:
+        multiple: pixels of one cell of the UNet's coarsest level.
+
+    Raises:
+        StageError: a side of a bucket is no multiple of it.
+    """
+    for width, height in buckets:
+        if width % multiple or height % multiple:
+            raise StageError(
+                f"latents.bucket_reso_steps gives the bucket {width}x{height}, but this base model needs multiples of {multiple}"
+            )
+
+
+def choose_bucket(image: Size, buckets: list[Size]) -> Size:
+    """The bucket for an image: its own size if that is one, else the nearest ratio width/height (the
+    difference is linear, not logarithmic, and the first of equals wins)."""
+    if image in buckets:
+        return image
+    ratio = image[0] / image[1]
+    return min(buckets, key=lambda bucket: abs(bucket[0] / bucket[1] - ratio))
+
+
+def cover_size(image: Size, bucket: Size) -> Size:
+    """The size, in the image's own ratio, that just covers the bucket."""
+    wider = image[0] / image[1] > bucket[0] / bucket[1]
+    scale = bucket[1] / image[1] if wider else bucket[0] / image[0]
+    return int(image[0] * scale + 0.5), int(image[1] * scale + 0.5)
+
+
+def place(image: Size, buckets: list[Size]) -> Placement:
+    """Bucket, resized size and centre crop of an image (width, height)."""
+    bucket = choose_bucket(image, buckets)
+    resized = image if image == bucket else cover_size(image, bucket)
+    return Placement(bucket, resized, (resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2)
