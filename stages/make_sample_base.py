@@ -1,0 +1,133 @@
+"""Make the sample's base model again, from nothing: draw its posts, train its VAE, then all of its other weights.
+
+    python stages/make_sample_base.py --params recipes/sample-base.yaml --art data/art --output models/sample-base
+
+The characters are neither those that the sample run teaches nor those of the sample's CCIP encoder. Between drawing and
+training it runs the pipeline's own stages. Each step's output stands below `state/sample-base/` until all are done, so a
+run that was killed goes on where it was.
+"""
+
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+
+from repro.command import parameters, stage_parser
+from repro.errors import StageError, run_stage
+from repro.hashing import hash_tree
+from repro.params import Params
+from repro.processes import die_with_parent
+from repro.state import code_digest, forget_state, stage_state
+
+import torch
+from safetensors.torch import load_file
+
+from sample.base_model import write_start, write_trained
+from sample.population import write_dump
+from sample.vae import Job, Settings, train_vae
+
+STAGES = Path(__file__).parent
+MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
+
+
+def determining_parts(params: Params, art: Path) -> dict:
+    return {
+        "params": params.model_dump(exclude={"runtime"}),
+        "art": hash_tree(art),
+        "code": code_digest(*sorted(path for path in STAGES.iterdir() if path.is_dir() or path.suffix == ".py")),
+        "torch": torch.__version__.split("+")[0],
+    }
+
+
+def run_stage_script(script: str, params_file: Path, state: Path, **options: Path) -> None:
+    """Run stages/<script> with `--<option> <path>`; it dies with this process.
+
+    Raises:
+        StageError: it failed; its own message has been printed.
+    """
+    command = [sys.executable, str(STAGES / script), "--params", str(params_file)]
+    for option, path in options.items():
+        command += [f"--{option.replace('_', '-')}", str(path)]
+    environment = os.environ | {"STATE_ROOT": str(state / "stages"), "IMAGE_ROOT": str(state / "dump" / "images")}
+    # The forked child asks for its death with this process before it becomes the script.
+    result = subprocess.run(command, env=environment, preexec_fn=partial(die_with_parent, os.getpid()))
+    if result.returncode:
+        raise StageError(f"{script} failed; the same command goes on from here")
+
+
+def draw_posts(state: Path, art: Path) -> None:
+    if not (state / "dump").exists():
+        write_dump("base", state / "dump", art)
+
+
+def caption_posts(state: Path, params_file: Path) -> None:
+    """Select, filter and caption by the recipe."""
+    run = partial(run_stage_script, params_file=params_file, state=state)
+    if not (state / "posts").exists():
+        run("select_posts.py", database=state / "dump" / "metadata.db", output=state / "posts")
+    if not (state / "kept").exists():
+        run(
+            "filter_posts.py", posts=state / "posts", image_index=state / "dump" / "images.parquet", output=state / "kept",
+            funnel=state / "filter.json", ledger=state / "ledger.parquet",
+        )  # fmt: skip
+    if not (state / "captions").exists():
+        run(
+            "caption_posts.py", posts=state / "kept", output=state / "captions",
+            artists=state / "artists.json", characters=state / "characters.json",
+        )  # fmt: skip
+
+
+def make_start(state: Path, params: Params, art: Path) -> None:
+    """Train the VAE and write the pipeline with it and otherwise random weights."""
+    if (state / "start").exists():
+        return
+    dump, folder = state / "dump", state / "vae"
+    folder.mkdir(exist_ok=True)
+    job = Job(dump / "images.parquet", dump / "images", params.latents, params.seed, folder, Settings())
+    vae, _ = train_vae(job, params.runtime.processes)
+    write_start(state / "start", vae, art / MERGES_FILE, params.seed)
+
+
+def train_all_weights(state: Path, params_file: Path) -> None:
+    run = partial(run_stage_script, params_file=params_file, state=state)
+    if not (state / "latents").exists():
+        run(
+            "cache_latents.py", captions=state / "captions", posts=state / "kept", base=state / "start", output=state / "latents"
+        )  # fmt: skip
+    if not (state / "train.json").exists():
+        run(
+            "train.py", latents=state / "latents", captions=state / "captions", base=state / "start",
+            output=state / "trained.safetensors", history=state / "train.csv", metrics=state / "train.json",
+        )  # fmt: skip
+
+
+def make_base(args: Namespace, params: Params, state: Path) -> None:
+    draw_posts(state, args.art)
+    caption_posts(state, args.params)
+    make_start(state, params, args.art)
+    train_all_weights(state, args.params)
+    write_trained(args.output, state / "start", load_file(state / "trained.safetensors"))
+
+
+def main(arguments: list[str]) -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--art", type=Path, default=Path("data/art"), help="Ren'Py art and CLIP's merges (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="diffusers folder to make")
+    args = parser.parse_args(arguments)
+    params = parameters(args)
+    if args.overrides:
+        raise StageError("--set: not here; the stages that this one runs read the recipe file itself, so edit that")
+    if params.train.method != "full":
+        raise StageError(f"{args.params}: train.method is {params.train.method}; a model from nothing needs full")
+    if not (args.art / MERGES_FILE).exists():
+        raise StageError(f"{args.art}: no {MERGES_FILE} in it; expected data/art")
+    with stage_state("sample-base", determining_parts(params, args.art)) as state:
+        make_base(args, params, state)
+        forget_state(state)
+    print(f"{args.output}: drawn, captioned, trained {params.train.updates} updates, written as fp16")
+
+
+if __name__ == "__main__":
+    run_stage(main)
