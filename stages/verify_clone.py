@@ -1,0 +1,80 @@
+"""Make every output again from nothing in a fresh clone and compare with the committed dvc.lock.
+
+    python stages/verify_clone.py            (or: make verify)
+    python stages/verify_clone.py --processes 1
+
+The clone lies in a temporary folder with a space in its name and has another hash seed, time zone,
+locale and umask, caches of its own and no run cache. Outputs of frozen stages are committed; they are
+hashed against dvc.lock instead of being made. Prints a table of outputs; exit code 1 if one differs,
+with the first stage, file and tensor that do, and the clone is kept to look at.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from repro.errors import StageError, run_stage
+
+from proof.clone import clone, foreign_environment, git, refuse_uncommitted_changes, run_pipeline, set_processes, split_stages
+from proof.comparison import EQUAL, Row, compare_folders, compare_locks, table
+
+DIFFERENCE_EXIT = 1
+
+
+def make_again(copy: Path, scratch: Path, processes: int | None) -> None:
+    """Run the clone's pipeline. DVC removes a stage's outputs before it runs, so that no committed one can stand in.
+
+    Raises:
+        StageError: a stage failed.
+    """
+    if processes is not None:
+        set_processes(copy / "params.yaml", processes)
+    running, frozen = split_stages(copy / "dvc.yaml")
+    print(f"making {len(running)} stages in {copy} (frozen, checked only: {', '.join(frozen) or 'none'})", flush=True)
+    if code := run_pipeline(copy, running, foreign_environment(scratch)):
+        raise StageError(f"dvc repro failed in {copy} with exit code {code}; the clone is kept")
+
+
+def report(rows: list[Row], same_lock: bool, repository: Path, copy: Path) -> bool:
+    """Print the table and what differs; returns whether all is equal."""
+    print(table(rows))
+    equal = all(row.verdict == EQUAL for row in rows)
+    if not equal:
+        print("\n".join(compare_folders(repository, copy).finding))
+    elif not same_lock:
+        print("all outputs are equal, dvc.lock is not: a stage's command, parameters or inputs are not the committed ones")
+        print("  `dvc status` names them; `dvc repro` and a commit of dvc.lock put it right")
+    else:
+        print(f"all {len(rows)} outputs and dvc.lock are equal")
+    return equal and same_lock
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, help="runtime.processes of the clone (default: as committed)")
+    parser.add_argument("--keep", action="store_true", help="keep the clone also when all is equal")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(arguments)
+    repository = Path(git("rev-parse", "--show-toplevel", folder=Path.cwd()).strip())
+    refuse_uncommitted_changes(repository)
+    scratch = Path(tempfile.mkdtemp(prefix="verify in another place "))
+    copy, start = scratch / "a clone", time.monotonic()
+    clone(repository, copy)
+    committed = (copy / "dvc.lock").read_bytes()
+    (scratch / "committed.lock").write_bytes(committed)
+    make_again(copy, scratch, args.processes)
+    rows = compare_locks(scratch / "committed.lock", copy / "dvc.lock")
+    equal = report(rows, (copy / "dvc.lock").read_bytes() == committed, repository, copy)
+    print(f"took {(time.monotonic() - start) / 60:.1f} minutes")
+    if not equal:
+        print(f"the clone is kept: {copy}")
+        sys.exit(DIFFERENCE_EXIT)
+    if not args.keep:
+        shutil.rmtree(scratch)
+
+
+if __name__ == "__main__":
+    run_stage(main)
