@@ -99,7 +99,10 @@ def main(arguments: list[str]) -> None:
     requests = [request for r in references for request in requests_for(r, evaluate.prompts, evaluate.pictures)]
     models = dict(zip(MODELS, (args.base, args.merged), strict=True))
     check_model_folders(models)
-    sampling = Sampling(evaluate.negative_prompt, evaluate.steps, evaluate.guidance, evaluate.width, evaluate.height)
+    sampling = Sampling(
+        evaluate.negative_prompt, evaluate.steps, evaluate.guidance,
+        evaluate.width, evaluate.height, evaluate.original_width, evaluate.original_height,
+    )  # fmt: skip
     # By themselves and first: a broken reference stops the stage before the long part.
     post_features = encode_pictures(args.ccip, posts, params.runtime.processes, "reference pictures")
     with stage_state("evaluate_ccip", determining_parts(models, requests, sampling)) as state:

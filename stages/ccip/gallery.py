@@ -7,7 +7,7 @@ from repro.outputs import write_text
 
 from ccip.pictures import PictureJob
 from ccip.results import MODELS, CharacterResult, pictures_csv
-from ccip.sheets import GRID_NAME, CharacterPictures, character_sheet, grid_sheet, save_png, sheet_name
+from ccip.sheets import GRID_NAME, CharacterPictures, ModelPictures, character_sheet, grid_sheet, save_png, sheet_name
 from ccip.sources import PictureSource
 
 
@@ -61,16 +61,13 @@ def _pictures_by_character(
         yield CharacterPictures(
             name=name,
             references=[source.open() for source in references[i * count : (i + 1) * count]],
-            base=[source.open() for source in by_request[name, "base", False]],
-            merged=[source.open() for source in by_request[name, "merged", False]],
-            base_score=result.scores["base"].score,
-            merged_score=result.scores["merged"].score,
-            held_out=[
-                (
-                    f"{model}, artists held out of training: score {result.held_out[model].score:.3f}",
-                    [source.open() for source in by_request[name, model, True]],
+            models={
+                model: ModelPictures(
+                    score=result.scores[model].score,
+                    taught=[source.open() for source in by_request[name, model, False]],
+                    held_out_score=result.held_out[model].score if model in result.held_out else None,
+                    held_out=[source.open() for source in by_request.get((name, model, True), ())],
                 )
                 for model in MODELS
-                if model in result.held_out
-            ],
+            },
         )

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How every picture is sampled; width and height in pixels."""
+    """How every picture is sampled; sizes in pixels, the original ones as the model is told them."""
 
     negative_prompt: str
     steps: int
     guidance: float
     width: int
     height: int
+    original_width: int
+    original_height: int
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def _make_picture(sampling: Sampling, job: PictureJob) -> Image.Image:
     from families.sdxl import Sizes, decode_picture, sample_latents
 
     model = _model(job.folder)
-    sizes = Sizes(sampling.height, sampling.width, 0, 0, sampling.height, sampling.width)
+    sizes = Sizes(sampling.original_height, sampling.original_width, 0, 0, sampling.height, sampling.width)
     latents = sample_latents(
         model, job.request.prompt, sampling.negative_prompt, job.request.seed, sizes, sampling.steps, sampling.guidance
     )

@@ -137,7 +137,7 @@ def draw_scatter(path: Path, characters: Sequence[ScoredCharacter]) -> None:
 
 
 def _name_points(axes: Axes, characters: Sequence[ScoredCharacter]) -> None:
-    """Each point's name beside it, on the side with room; lowered where a name or another point is."""
+    """Each point's name beside it, on the side with room; moved towards the middle where another name or point is."""
     taken = [(c.base - POINT, c.base + POINT, c.merged) for c in characters]
     for character in sorted(characters, key=lambda c: (-c.merged, c.base, c.name)):
         width = LETTER_WIDTH * len(character.name)
@@ -145,7 +145,7 @@ def _name_points(axes: Axes, characters: Sequence[ScoredCharacter]) -> None:
         start = character.base - POINT - width if on_the_left else character.base + POINT
         y = character.merged
         while any(start < end and other < start + width and abs(y - at) < LINE_HEIGHT for other, end, at in taken):
-            y -= LINE_HEIGHT / 4
+            y += LINE_HEIGHT / 4 if character.merged < 0.5 else -LINE_HEIGHT / 4
         taken.append((start, start + width, y))
         axes.annotate(
             character.name, (character.base, y), xytext=(-6 if on_the_left else 6, 0), textcoords="offset points",

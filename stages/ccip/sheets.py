@@ -23,17 +23,23 @@ UNSAFE = '/\\:*?"<>|%'
 
 
 @dataclass(frozen=True)
+class ModelPictures:
+    """One model's pictures of a character, in request order; held out: with artists who never drew the
+    character in training (no pictures and no score where there are none)."""
+
+    score: float
+    taught: Sequence[Image.Image]
+    held_out_score: float | None
+    held_out: Sequence[Image.Image]
+
+
+@dataclass(frozen=True)
 class CharacterPictures:
-    """A character's pictures, in request order, and both models' scores. `held_out`: labelled rows of
-    pictures with artists who never drew the character in training."""
+    """A character's references and what each model made."""
 
     name: str
     references: Sequence[Image.Image]
-    base: Sequence[Image.Image]
-    merged: Sequence[Image.Image]
-    base_score: float
-    merged_score: float
-    held_out: Sequence[tuple[str, Sequence[Image.Image]]] = ()
+    models: dict[str, ModelPictures]
 
 
 def save_png(image: Image.Image, path: Path) -> None:
@@ -67,26 +73,31 @@ def fit(image: Image.Image, side: int) -> Image.Image:
 
 
 def character_sheet(pictures: CharacterPictures, side: int) -> Image.Image:
-    """Labelled rows: references, the base's pictures, below each the merged model's of the same prompt and
-    seed; then the held-out ones."""
-    rows = [
-        ("references", pictures.references),
-        (f"base: score {pictures.base_score:.3f}", pictures.base),
-        (f"merged: score {pictures.merged_score:.3f}", pictures.merged),
-        *pictures.held_out,
+    """A row of references, then a row for each model: pictures of one column share prompt and seed; the
+    held-out ones stand apart on the right."""
+    rows = [(("references", pictures.references), ("", ()))] + [
+        (
+            (f"{name}: score {model.score:.3f}", model.taught),
+            (f"artists held out of training: score {model.held_out_score:.3f}" if model.held_out else "", model.held_out),
+        )
+        for name, model in pictures.models.items()
     ]
-    columns = max(len(images) for _, images in rows)
-    width = 2 * MARGIN + columns * (side + GAP) - GAP
-    height = 2 * MARGIN + 2 * LINE + len(rows) * (LINE + side + GAP)
-    sheet = Image.new("RGB", (width, height), PAPER)
+    step = side + GAP
+    widths = [len(left) * step + (2 * MARGIN + len(right) * step if right else 0) for (_, left), (_, right) in rows]
+    width = 2 * MARGIN + max(widths) - GAP
+    sheet = Image.new("RGB", (width, 2 * MARGIN + LINE + GAP + len(rows) * (LINE + step)), PAPER)
     draw = ImageDraw.Draw(sheet)
     _text(draw, (MARGIN, MARGIN), pictures.name, 15, width - 2 * MARGIN, bold=True)
     y = MARGIN + LINE + GAP
-    for label, images in rows:
-        _text(draw, (MARGIN, y), label, 12, width - 2 * MARGIN)
-        for column, image in enumerate(images):
-            sheet.paste(fit(image, side), (MARGIN + column * (side + GAP), y + LINE))
-        y += LINE + side + GAP
+    for row in rows:
+        x = MARGIN
+        for label, images in row:
+            _text(draw, (x, y), label, 12, width - MARGIN - x)
+            for image in images:
+                sheet.paste(fit(image, side), (x, y + LINE))
+                x += step
+            x += 2 * MARGIN
+        y += LINE + step
     return sheet
 
 
@@ -107,9 +118,9 @@ def grid_sheet(characters: Sequence[CharacterPictures], side: int) -> Image.Imag
         if i % rows == 0:
             for j, label in enumerate(("reference", "base", "merged")):
                 _text(draw, (x + j * (side + GAP), MARGIN + LINE), label, 12, side)
-        scores = f"{character.base_score:.2f} → {character.merged_score:.2f}"
-        _text(draw, (x, y), f"{character.name}  {scores}", 13, block_width, bold=True)
-        for j, images in enumerate((character.references, character.base, character.merged)):
+        base, merged = (character.models[name] for name in ("base", "merged"))
+        _text(draw, (x, y), f"{character.name}  {base.score:.2f} → {merged.score:.2f}", 13, block_width, bold=True)
+        for j, images in enumerate((character.references, base.taught, merged.taught)):
             sheet.paste(fit(images[0], side), (x + j * (side + GAP), y + LINE))
     return sheet
 

@@ -163,11 +163,3 @@ def decode_picture(model: Sdxl, latents: torch.Tensor) -> Image.Image:
     pixels = model.vae.decode(latents / model.vae.config.scaling_factor, return_dict=False)[0]
     array = ((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return Image.fromarray(array, "RGB")
-
-
-def sample_picture(
-    model: Sdxl, prompt: str, negative_prompt: str, seed: int, width: int, height: int, steps: int, guidance: float
-) -> Image.Image:
-    """One picture of width x height pixels; SDXL is told that it was neither scaled nor cropped."""
-    sizes = Sizes(height, width, 0, 0, height, width)
-    return decode_picture(model, sample_latents(model, prompt, negative_prompt, seed, sizes, steps, guidance))

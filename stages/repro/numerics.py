@@ -5,6 +5,7 @@ width and the number of threads. Capping all of them at AVX2 and at one thread a
 same bits on every x86-64 CPU with AVX2 and FMA. More cores are used by more processes.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -44,6 +45,8 @@ def fix_environment() -> None:
         raise StageError(f"import repro before {', '.join(early)}: the numeric settings are read on import")
     refuse_old_cpu()
     os.environ.update(PORTABLE_ENVIRONMENT)
+    # It offers a 4-bit kernel from the hub at every import; none is used here, and the hub is off.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def refuse_old_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:

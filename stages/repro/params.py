@@ -229,6 +229,9 @@ class Evaluate(Section):
     guidance: Positive
     width: Annotated[int, Field(ge=8, multiple_of=8)]
     height: Annotated[int, Field(ge=8, multiple_of=8)]
+    # What SDXL is told of the picture's size before it was scaled: like the training pictures' for the same sharpness.
+    original_width: Count
+    original_height: Count
     bootstrap_samples: Count
     grid_characters: Count
 

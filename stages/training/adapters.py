@@ -41,8 +41,9 @@ def attach_lokr(model: Sdxl, lokr: Lokr, seed: int, train_text: bool) -> torch.n
     The delta kron(w1, w2) starts at zero (w2 = 0). w1 is drawn anew from a generator keyed by the
     module's name, because LyCORIS draws from torch's global stream.
     """
-    logging.getLogger("LyCORIS").setLevel(logging.ERROR)
     from lycoris.kohya import LycorisNetworkKohya
+
+    logging.getLogger("LyCORIS").setLevel(logging.ERROR)
 
     LycorisNetworkKohya.apply_preset(
         {

@@ -14,7 +14,7 @@ from small_sdxl import write_small_sdxl
 from ccip.pictures import PictureJob, Sampling, check_model_folders, picture_jobs, picture_sources
 from ccip.prompts import PictureRequest
 
-SAMPLING = Sampling("worst quality", steps=2, guidance=4.0, width=32, height=48)
+SAMPLING = Sampling("worst quality", steps=2, guidance=4.0, width=32, height=48, original_width=64, original_height=96)
 FIRST = PictureRequest("mika", "zoish", False, 0, "1girl, mika, zoish", 7)
 SECOND = replace(FIRST, number=1, seed=8)
 

@@ -5,7 +5,7 @@ from repro.hashing import sha256_file
 import pytest
 from PIL import Image
 
-from ccip.sheets import CharacterPictures, cell_side, character_sheet, fit, grid_sheet, save_png, sheet_name
+from ccip.sheets import CharacterPictures, ModelPictures, cell_side, character_sheet, fit, grid_sheet, save_png, sheet_name
 
 
 def plain(colour: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -16,8 +16,18 @@ def colours(image: Image.Image) -> set[tuple[int, int, int]]:
     return {colour for _, colour in image.getcolors(1 << 24)}
 
 
-PICTURES = CharacterPictures("mika", [plain("red")] * 3, [plain("lime")] * 2, [plain("blue")] * 2, 0.125, 0.75)
-RED, LIME, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+def character(name: str, pictures: int, held_out: int = 0) -> CharacterPictures:
+    """Red references, lime and blue pictures, yellow held-out ones."""
+    apart = [plain("yellow")] * held_out
+    models = {
+        model: ModelPictures(score, [plain(colour)] * pictures, 0.5 if apart else None, apart)
+        for model, score, colour in (("base", 0.125, "lime"), ("merged", 0.75, "blue"))
+    }
+    return CharacterPictures(name, [plain("red")] * (pictures + 1), models)
+
+
+PICTURES = character("mika", 2)
+RED, LIME, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 
 
 @pytest.mark.parametrize(
@@ -58,11 +68,12 @@ def test_sheet_has_a_row_for_each_kind():
     assert column.index(RED) < column.index(LIME) < column.index(BLUE)
 
 
-def test_held_out_pictures_get_rows_of_their_own():
-    held_out = CharacterPictures("mika", [plain("red")], [plain("lime")], [plain("blue")], 0, 1, [("new", [plain("yellow")])])
-    sheet = character_sheet(held_out, 128)
-    assert sheet.height > character_sheet(PICTURES, 128).height
-    assert (255, 255, 0) in colours(sheet)
+def test_held_out_pictures_stand_on_the_right_of_their_row():
+    sheet = character_sheet(character("mika", 2, held_out=1), 128)
+    row = [sheet.getpixel((x, 250)) for x in range(sheet.width)]
+    assert (row.count(LIME), row.count(YELLOW)) == (256, 128)
+    assert row.index(YELLOW) > row.index(LIME) + 256 + 4
+    assert sheet.width > character_sheet(PICTURES, 128).width
 
 
 def test_grid_shows_each_character_once():
@@ -73,7 +84,7 @@ def test_grid_shows_each_character_once():
 
 
 def test_a_long_name_stays_inside():
-    sheet = character_sheet(CharacterPictures("x" * 300, [plain("red")], [plain("lime")], [plain("blue")], 0, 1), 64)
+    sheet = character_sheet(character("x" * 300, 1), 64)
     assert sheet.getpixel((sheet.width - 5, 20)) == (255, 255, 255)
 
 
