@@ -29,14 +29,17 @@ from sample.population import write_dump
 from sample.vae import Job, Settings, train_vae
 
 STAGES = Path(__file__).parent
+# What decides the model; checkpoints only writes it.
+PACKAGES = ("booru", "families", "latents", "sample", "training")
 MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
 
 
 def determining_parts(params: Params, art: Path) -> dict:
+    """Everything that determines the steps' outputs, so that none of another recipe or code is taken for this one's."""
     return {
-        "params": params.model_dump(exclude={"runtime"}),
+        "params": params.model_dump(include={"seed", "lr", "te_lr", "select", "filter", "caption", "latents", "train"}),
         "art": hash_tree(art),
-        "code": code_digest(*sorted(path for path in STAGES.iterdir() if path.is_dir() or path.suffix == ".py")),
+        "code": code_digest(*(STAGES / package for package in PACKAGES)),
         "torch": torch.__version__.split("+")[0],
     }
 
