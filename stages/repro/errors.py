@@ -27,10 +27,15 @@ def describe_os_error(error: OSError) -> str:
 def run_stage(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:
     """Run a stage's `main(arguments)` and exit: 0 when its outputs are whole, 2 after a user's error.
 
-    `--debug` among the arguments shows the traceback as well.
+    `--debug` among the arguments shows the traceback as well. A stage that DVC started dies with it:
+    DVC killed outright leaves its stage running otherwise, beside the next one.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     script = Path(sys.argv[0]).name
+    if "DVC_STAGE" in os.environ:
+        from repro.processes import die_with_parent
+
+        die_with_parent(os.getppid())
     try:
         main(arguments)
     except BrokenPipeError:  # whoever read our output has gone: nothing to tell, and nobody to tell it to
