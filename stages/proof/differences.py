@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +111,13 @@ def json_difference(a: Path, b: Path) -> str:
 def text_difference(a: Path, b: Path) -> str:
     """First differing line, shown from shortly before the place where it differs."""
     lines = [path.read_bytes().decode("utf-8", "replace").split("\n") for path in (a, b)]
-    for number, (line, other) in enumerate(zip_longest(*lines, fillvalue=""), start=1):
+    for number, (line, other) in enumerate(zip(*lines, strict=False), start=1):
         if line != other:
             at = next((i for i, (x, y) in enumerate(zip(line, other, strict=False)) if x != y), min(len(line), len(other)))
             start = max(0, at - 20)
             return f"line {number}, column {at + 1}: {_pair(line[start:], other[start:])}"
-    return "the same characters, encoded differently"
+    counts = [len(side) for side in lines]
+    return f"equal up to line {min(counts)}, where the {'first' if counts[0] < counts[1] else 'second'} ends"
 
 
 def picture_difference(a: Path, b: Path) -> str:

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 from ccip.encoder import CcipEncoder
 from ccip.score import differences
-from families.sdxl import Sdxl, load_sdxl, sample_picture
+from families.sdxl import Sdxl, Sizes, decode_picture, load_sdxl, sample_latents
 from proof.fingerprint import measure
 from training.loop import Job, run_updates
 from training.ranks import Ranks
@@ -72,10 +72,10 @@ def training_digests(params: Params, base: Path) -> Iterator[tuple[str, str]]:
 def picture_digests(model: Sdxl, params: Params, ccip: Path) -> Iterator[tuple[str, str]]:
     """Digests of two pictures, of their CCIP features, and of their difference."""
     encoder = CcipEncoder(ccip)
-    pictures = [
-        sample_picture(model, prompt, "", params.seed, SIDE, SIDE, SAMPLING_STEPS, params.evaluate.guidance)
-        for prompt in ("1girl, solo, smile", "1boy, solo, hat")
-    ]
+    sizes = Sizes(SIDE, SIDE, 0, 0, SIDE, SIDE)
+    sampling = {"seed": params.seed, "sizes": sizes, "steps": SAMPLING_STEPS, "guidance": params.evaluate.guidance}
+    latents = [sample_latents(model, prompt, "", **sampling) for prompt in ("1girl, solo, smile", "1boy, solo, hat")]
+    pictures = [decode_picture(model, one) for one in latents]
     features = np.stack([encoder.features(picture) for picture in pictures])
     yield "pictures", hashlib.sha256(b"".join(picture.tobytes() for picture in pictures)).hexdigest()
     yield "CCIP features", hashlib.sha256(features.tobytes()).hexdigest()

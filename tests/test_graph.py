@@ -1,0 +1,113 @@
+"""dvc.yaml is complete: a stage depends on all the code and data that it reads, and on no run-time setting."""
+
+import ast
+import re
+import shlex
+from pathlib import Path, PurePosixPath
+
+from repro.params import Params, load_params, read_yaml
+
+import pytest
+
+STAGES = Path("stages")
+GRAPH = read_yaml(Path("dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")["stages"]
+RUNNING = [name for name, stage in GRAPH.items() if not stage.get("frozen")]
+
+
+def resolve(text: str) -> str:
+    """Fill in `${key.sub}` from params.yaml as DVC does."""
+    params = load_params(Path("params.yaml")).model_dump()
+
+    def value(match: re.Match[str]) -> str:
+        node = params
+        for key in match.group(1).split("."):
+            node = node[key]
+        return str(node)
+
+    return re.sub(r"\$\{([a-z_.]+)\}", value, text)
+
+
+def paths(stage: dict, *kinds: str) -> set[PurePosixPath]:
+    """Paths listed under deps, outs, metrics or plots, with or without options."""
+    entries = [entry for kind in kinds for entry in stage.get(kind, [])]
+    return {PurePosixPath(resolve(entry if isinstance(entry, str) else next(iter(entry)))) for entry in entries}
+
+
+def covered(path: PurePosixPath, listed: set[PurePosixPath]) -> bool:
+    return path in listed or any(parent in listed for parent in path.parents)
+
+
+def script(stage: dict) -> Path:
+    return next(Path(word) for word in shlex.split(stage["cmd"]) if word.endswith(".py"))
+
+
+def local_imports(source: Path) -> set[Path]:
+    """Files of stages/ that a file imports anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    candidates = [STAGES / Path(*name.split(".")) for name in names]
+    return {file for path in candidates for file in (path.with_suffix(".py"), path / "__init__.py") if file.exists()}
+
+
+def all_imports(source: Path) -> set[Path]:
+    found, waiting = set(), [source]
+    while waiting:
+        new = local_imports(waiting.pop()) - found
+        found |= new
+        waiting += new
+    return found
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_a_stage_depends_on_all_code_that_it_imports(name: str) -> None:
+    listed = paths(GRAPH[name], "deps")
+    needed = {script(GRAPH[name]), *all_imports(script(GRAPH[name]))}
+    assert [str(file) for file in sorted(needed) if not covered(PurePosixPath(file), listed)] == []
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_a_stage_depends_on_no_code_that_it_does_not_import(name: str) -> None:
+    needed = {PurePosixPath(file) for file in {script(GRAPH[name]), *all_imports(script(GRAPH[name]))}}
+    code = {path for path in paths(GRAPH[name], "deps") if path.parts[0] == "stages"}
+    assert [str(path) for path in sorted(code) if not any(path == file or path in file.parents for file in needed)] == []
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_every_path_of_a_command_is_a_dependency_or_an_output(name: str) -> None:
+    """Parameter files and the image root (each image is checked against its index) are the exceptions."""
+    stage = GRAPH[name]
+    listed = paths(stage, "deps", "outs", "metrics", "plots")
+    words = [word for word in shlex.split(resolve(stage["cmd"]))[1:] if "/" in word]
+    assert [word for word in words if not covered(PurePosixPath(word), listed)] == []
+
+
+def test_no_stage_lists_the_runtime_section() -> None:
+    for name, stage in GRAPH.items():
+        assert not [key for key in stage.get("params", []) if str(key).split(".")[0] == "runtime"], name
+
+
+def test_listed_parameters_exist() -> None:
+    for name in RUNNING:
+        for key in GRAPH[name].get("params", []):
+            assert str(key).split(".")[0] in Params.model_fields, f"{name}: {key}"
+
+
+def test_every_parameter_is_listed_by_some_stage() -> None:
+    listed = {str(key).split(".")[0] for stage in GRAPH.values() for key in stage.get("params", [])}
+    assert set(Params.model_fields) - listed == {"runtime"}
+
+
+def test_no_path_is_absolute_or_outside_of_the_repository() -> None:
+    for name, stage in GRAPH.items():
+        for path in paths(stage, "deps", "outs", "metrics", "plots") if name in RUNNING else set():
+            assert not path.is_absolute()
+            assert ".." not in path.parts
+
+
+def test_names_of_stages_are_the_designs() -> None:
+    order = ["select", "filter", "caption", "base", "cache-latents", "train", "merge", "evaluate-CCIP", "report"]
+    assert order == RUNNING

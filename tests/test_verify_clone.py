@@ -1,0 +1,152 @@
+"""verify_clone.py on a small pipeline with a frozen stage: equal, leaking surroundings, uncommitted changes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+VERIFY = Path("stages/verify_clone.py").resolve()
+PIPELINE = """stages:
+  sample:
+    frozen: true
+    cmd: exit 1
+    deps:
+      - draw.py
+    outs:
+      - sample.txt:
+          cache: false
+  train:
+    cmd: python train.py sample.txt history.csv ${lr}
+    deps:
+      - sample.txt
+      - train.py
+    params:
+      - lr
+    outs:
+      - history.csv
+  report:
+    cmd: python report.py history.csv card.json
+    deps:
+      - history.csv
+      - report.py
+    metrics:
+      - card.json:
+          cache: false
+"""
+TRAIN = """import sys
+from pathlib import Path
+source, target, lr = sys.argv[1:]
+Path(target).write_text(f"update,loss\\n0,{Path(source).read_text().strip()}\\n1,{lr}\\n")
+"""
+LEAKY_TRAIN = """import os, sys
+from pathlib import Path
+source, target, lr = sys.argv[1:]
+Path(target).write_text(f"update,loss\\n0,{Path(source).read_text().strip()}\\n1,{lr}{os.environ.get('TZ', '')}\\n")
+"""
+REPORT = """import json, sys, yaml
+from pathlib import Path
+processes = yaml.safe_load(Path("params.yaml").read_text())["runtime"]["processes"]
+print("processes", processes)
+Path(sys.argv[2]).write_text(json.dumps({"rows": len(Path(sys.argv[1]).read_text().split())}) + "\\n")
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Programs of this environment, a git identity, and DVC's caches inside the test's folder."""
+    return os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_SITE_CACHE_DIR": str(tmp_path / "site"),
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_CONFIG_GLOBAL": str(tmp_path / "gitconfig"),
+        "TMPDIR": str(tmp_path / "scratch"),
+        "TZ": "UTC",
+    }
+
+
+@pytest.fixture
+def repository(tmp_path: Path, environment: dict[str, str]) -> Path:
+    """A repository whose pipeline ran once and is committed."""
+    folder = tmp_path / "repository"
+    for path in (folder, tmp_path / "scratch"):
+        path.mkdir()
+    (tmp_path / "gitconfig").write_text("[user]\n  name = Test\n  email = test@example.org\n")
+    files = {"dvc.yaml": PIPELINE, "train.py": TRAIN, "report.py": REPORT, "draw.py": "", "sample.txt": "0.9\n"}
+    files["params.yaml"] = "lr: 2e-05\nruntime:\n  image_root: images\n  processes: 2\n"
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    run_in(folder, environment, "git", "init", "--quiet")
+    run_in(folder, environment, "dvc", "init", "--quiet")
+    run_pipeline(folder, environment)
+    return folder
+
+
+def run_in(folder: Path, environment: dict[str, str], *command: str) -> str:
+    return subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def run_pipeline(folder: Path, environment: dict[str, str]) -> None:
+    """Run it and commit what it made."""
+    run_in(folder, environment, "dvc", "commit", "--quiet", "--force", "sample")
+    run_in(folder, environment, "dvc", "repro", "--quiet")
+    run_in(folder, environment, "git", "add", "--all")
+    run_in(folder, environment, "git", "commit", "--quiet", "--message", "run")
+
+
+def verify(folder: Path, environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(VERIFY), *options]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_a_reproducible_pipeline_is_equal_and_leaves_nothing(
+    repository: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    result = verify(repository, environment, "--processes", "1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    table = [line.split() for line in result.stdout.splitlines()[-5:-2]]
+    assert table == [["sample", "sample.txt", "equal"], ["train", "history.csv", "equal"], ["report", "card.json", "equal"]]
+    assert "all 3 outputs and dvc.lock are equal" in result.stdout
+    assert "processes 1" in result.stdout, "the clone ran with the width asked for"
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_what_depends_on_the_surroundings_is_found(repository: Path, environment: dict[str, str]) -> None:
+    (repository / "train.py").write_text(LEAKY_TRAIN)
+    run_pipeline(repository, environment)
+    result = verify(repository, environment)
+    assert result.returncode == 1, result.stdout + result.stderr
+    lines = result.stdout.splitlines()
+    at = lines.index("first difference: stage train, history.csv")
+    assert lines[at - 2].split() == ["train", "history.csv", "DIFFERENT"]
+    assert lines[at - 1].split() == ["report", "card.json", "equal"]
+    assert lines[at + 1].startswith("  row 1 (update '1'), column loss: '2e-05UTC' | '2e-05NPT")
+    kept = Path(lines[-1].removeprefix("the clone is kept: "))
+    assert (kept / "history.csv").exists()
+    shutil.rmtree(kept.parent)
+
+
+def test_a_frozen_output_that_is_not_the_locks_is_found(repository: Path, environment: dict[str, str]) -> None:
+    (repository / "sample.txt").write_text("0.8\n")
+    run_in(repository, environment, "git", "commit", "--quiet", "--all", "--message", "changed by hand")
+    result = verify(repository, environment)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "first difference: stage sample, sample.txt" in result.stdout
+
+
+def test_uncommitted_changes_are_refused(repository: Path, environment: dict[str, str]) -> None:
+    (repository / "train.py").write_text(LEAKY_TRAIN)
+    result = verify(repository, environment)
+    assert result.returncode == 2
+    assert "uncommitted changes (train.py)" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_failing_stage_is_an_error(repository: Path, environment: dict[str, str]) -> None:
+    (repository / "report.py").write_text("raise SystemExit(3)\n")
+    run_in(repository, environment, "git", "commit", "--quiet", "--all", "--message", "broken")
+    result = verify(repository, environment)
+    assert result.returncode == 2
+    assert "dvc repro failed" in result.stderr
