@@ -126,8 +126,10 @@ def denoising_losses(
 
 
 def euler_sigmas(steps: int) -> tuple[list[int], list[float]]:
-    """Timesteps and noise levels of the Euler sampler, `trailing` spacing: the first step starts at pure noise."""
-    timesteps = [round(TIMESTEPS - i * TIMESTEPS / steps) - 1 for i in range(steps)]
+    """Timesteps and noise levels of the Euler sampler, spaced as SDXL's own scheduler file says (`leading`,
+    offset 1): diffusers' EulerDiscreteScheduler takes the same ones."""
+    stride = TIMESTEPS // steps
+    timesteps = [i * stride + 1 for i in reversed(range(steps))]
     kept = alphas_cumprod()
     return timesteps, [float(np.sqrt((1.0 - kept[t]) / kept[t])) for t in timesteps] + [0.0]
 

@@ -178,10 +178,14 @@ def draw_parameter(parameter: nn.Parameter, module: nn.Module, name: str, genera
 
 
 def clip_deviation(name: str, config: CLIPTextConfig) -> float:
-    """Standard deviation of a CLIP text weight at the start (transformers' CLIPPreTrainedModel, from OpenAI's CLIP)."""
+    """Standard deviation of a CLIP text weight at the start (transformers' CLIPPreTrainedModel, from OpenAI's CLIP),
+    except the embeddings: SDXL reads hidden states without a layer norm, so tokens drawn at CLIP's 0.02 would
+    reach the UNet as next to nothing, and names that training never saw would stay there."""
     width, depth_scale = config.hidden_size, 1.0 / math.sqrt(2 * config.num_hidden_layers)
-    if "embedding" in name:
-        return 0.02
+    if "token_embedding" in name:
+        return 1.0
+    if "position_embedding" in name:
+        return 0.2
     if "q_proj" in name or "k_proj" in name or "v_proj" in name or "fc2" in name:
         return depth_scale / math.sqrt(width)
     if "fc1" in name:
