@@ -1,7 +1,6 @@
 """The three populations, disjoint in characters: taught (the committed set), base and ccip (to train the sample's own models).
 
-from sample.population import write_dump
-write_dump("base", Path("data/sample-base"))
+`write_dump("base", Path("base"))` draws one into a folder; `random_posts` and `taught.taught_posts` are the plans.
 """
 
 from pathlib import Path
