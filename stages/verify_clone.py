@@ -19,7 +19,7 @@ from pathlib import Path
 from repro.errors import StageError, run_stage
 
 from proof.clone import clone, foreign_environment, git, refuse_uncommitted_changes, run_pipeline, set_processes, split_stages
-from proof.comparison import EQUAL, Row, compare_folders, compare_locks, table
+from proof.comparison import Comparison, compare_locks, table
 
 DIFFERENCE_EXIT = 1
 
@@ -38,18 +38,17 @@ def make_again(copy: Path, scratch: Path, processes: int | None) -> None:
         raise StageError(f"dvc repro failed in {copy} with exit code {code}; the clone is kept")
 
 
-def report(rows: list[Row], same_lock: bool, repository: Path, copy: Path) -> bool:
+def report(comparison: Comparison, same_lock: bool) -> bool:
     """Print the table and what differs; returns whether all is equal."""
-    print(table(rows))
-    equal = all(row.verdict == EQUAL for row in rows)
-    if not equal:
-        print("\n".join(compare_folders(repository, copy).finding))
+    print(table(comparison.rows))
+    if not comparison.equal:
+        print("\n".join(comparison.finding))
     elif not same_lock:
         print("all outputs are equal, dvc.lock is not: a stage's command, parameters or inputs are not the committed ones")
         print("  `dvc status` names them; `dvc repro` and a commit of dvc.lock put it right")
     else:
-        print(f"all {len(rows)} outputs and dvc.lock are equal")
-    return equal and same_lock
+        print(f"all {len(comparison.rows)} outputs and dvc.lock are equal")
+    return comparison.equal and same_lock
 
 
 def main(arguments: list[str]) -> None:
@@ -66,8 +65,8 @@ def main(arguments: list[str]) -> None:
     committed = (copy / "dvc.lock").read_bytes()
     (scratch / "committed.lock").write_bytes(committed)
     make_again(copy, scratch, args.processes)
-    rows = compare_locks(scratch / "committed.lock", copy / "dvc.lock")
-    equal = report(rows, (copy / "dvc.lock").read_bytes() == committed, repository, copy)
+    comparison = compare_locks(repository, copy, scratch / "committed.lock")
+    equal = report(comparison, (copy / "dvc.lock").read_bytes() == committed)
     print(f"took {(time.monotonic() - start) / 60:.1f} minutes")
     if not equal:
         print(f"the clone is kept: {copy}")

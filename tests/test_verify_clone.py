@@ -134,6 +134,7 @@ def test_a_frozen_output_that_is_not_the_locks_is_found(repository: Path, enviro
     result = verify(repository, environment)
     assert result.returncode == 1, result.stdout + result.stderr
     assert "first difference: stage sample, sample.txt" in result.stdout
+    assert "dvc.lock names other bytes than these" in result.stdout
 
 
 def test_uncommitted_changes_are_refused(repository: Path, environment: dict[str, str]) -> None:

@@ -49,14 +49,17 @@ def causes(stage: Stage, other: Stage, made: set[str]) -> list[str]:
     return reasons + [f"input {key} differs" for key in inputs] + command
 
 
-def _explain(a: Path, b: Path, row: Row, stages: dict[str, Stage], others: dict[str, Stage]) -> list[str]:
-    lines = [f"first difference: stage {row.stage}, {row.path}"]
+def _inside(a: Path, b: Path, row: Row) -> str:
     if (a / row.path).exists() and (b / row.path).exists():
-        lines.append(f"  {first_difference(a / row.path, b / row.path)}")
-    elif row.verdict == MISSING:
-        lines.append(f"  only in {a if row.stage in stages and row.path in stages[row.stage].outputs else b}")
-    else:
-        lines.append("  the digests in the lock files differ; the files themselves are not in both folders")
+        found = first_difference(a / row.path, b / row.path)
+        return found or "the files are equal: dvc.lock names other bytes than these"
+    if row.verdict == MISSING:
+        return "only one of the two has it"
+    return "the digests in the lock files differ; the files themselves are not in both folders"
+
+
+def _explain(a: Path, b: Path, row: Row, stages: dict[str, Stage], others: dict[str, Stage]) -> list[str]:
+    lines = [f"first difference: stage {row.stage}, {row.path}", f"  {_inside(a, b, row)}"]
     if row.stage in stages and row.stage in others:
         made = {path for stage in [*stages.values(), *others.values()] for path in stage.outputs}
         reasons = causes(stages[row.stage], others[row.stage], made)
@@ -78,13 +81,21 @@ def _by_name(lock: Path) -> dict[str, Stage]:
     return {stage.name: stage for stage in read_lock(lock)}
 
 
-def compare_locks(lock: Path, other: Path) -> list[Row]:
-    """The outputs of two dvc.lock files, by the digests in them.
+def _comparison(a: Path, b: Path, stages: dict[str, Stage], others: dict[str, Stage], rows: list[Row]) -> Comparison:
+    parting = next((row for row in rows if row.verdict != EQUAL), None)
+    return Comparison(rows, _explain(a, b, parting, stages, others) if parting else [])
+
+
+def compare_locks(a: Path, b: Path, lock: Path) -> Comparison:
+    """The outputs of a `lock` and of folder b's dvc.lock, by the digests in them; files of the folders a (whose
+    lock it is) and b show what a difference is.
 
     Raises:
         StageError: a lock file is missing or not readable.
     """
-    return _rows(_by_name(lock), _by_name(other), lambda _, digest, other_digest: _locked_verdict(digest, other_digest))
+    first, second = _by_name(lock), _by_name(b / "dvc.lock")
+    rows = _rows(first, second, lambda _, digest, other: _locked_verdict(digest, other))
+    return _comparison(a, b, first, second, rows)
 
 
 def compare_folders(a: Path, b: Path) -> Comparison:
@@ -100,9 +111,7 @@ def compare_folders(a: Path, b: Path) -> Comparison:
             return EQUAL if first_difference(a / path, b / path) is None else DIFFERENT
         return _locked_verdict(digest, other)
 
-    rows = _rows(first, second, verdict)
-    parting = next((row for row in rows if row.verdict != EQUAL), None)
-    return Comparison(rows, _explain(a, b, parting, first, second) if parting else [])
+    return _comparison(a, b, first, second, _rows(first, second, verdict))
 
 
 def table(rows: list[Row]) -> str:
