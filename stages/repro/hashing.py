@@ -36,7 +36,7 @@ def write_manifest(folder: Path, content_digest: str) -> None:
     """Write MANIFEST.json into a folder that is still being made: sha256 of each file, and the
     content digest (over the rows or tensors, independent of the container format)."""
     files = {name: digest for name, digest in hash_tree(folder).items() if name != MANIFEST_NAME}
-    (folder / MANIFEST_NAME).write_text(json_text({"content": content_digest, "files": files}))
+    (folder / MANIFEST_NAME).write_bytes(json_text({"content": content_digest, "files": files}).encode())
 
 
 def check_manifest(folder: Path) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def check_manifest(folder: Path) -> dict[str, Any]:
     path = Path(folder) / MANIFEST_NAME
     if not path.exists():
         raise StageError(f"{folder}: no {MANIFEST_NAME}; make this folder again with the stage that writes it")
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(path.read_text(encoding="utf-8"))
     found = {name: digest for name, digest in hash_tree(Path(folder)).items() if name != MANIFEST_NAME}
     for name in sorted(found.keys() | manifest["files"].keys()):
         if found.get(name) != manifest["files"].get(name):
