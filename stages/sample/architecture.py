@@ -97,7 +97,7 @@ def make_vae(seed: int) -> AutoencoderKL:
 
 
 def make_unet(seed: int) -> UNet2DConditionModel:
-    return initialise(UNet2DConditionModel(**UNET), seed, "unet")
+    return open_noise_path(initialise(UNet2DConditionModel(**UNET), seed, "unet"))
 
 
 def make_text_encoders(seed: int) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
@@ -153,6 +153,31 @@ def open_colour_path(vae: AutoencoderKL) -> AutoencoderKL:
     vae.quant_conv.weight[4:] = 0.0
     vae.quant_conv.bias[4:] = -4.0
     return vae
+
+
+@torch.no_grad()
+def open_noise_path(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Let the noisy latents through the untrained UNet, in place: it starts by predicting its input.
+
+    Where there is little signal the noise is nearly the whole input, and a small error in it is a great
+    one in the picture's colours; a small model takes thousands of updates to copy so exactly. Each
+    latent channel travels with its negative, since SiLU(x) - SiLU(-x) = x, from conv_in over the
+    outermost skip connection to conv_out.
+    """
+    last = unet.up_blocks[-1].resnets[-1]
+    hidden = last.conv_shortcut.in_channels - unet.conv_in.out_channels  # the skip connection follows these channels
+    channels = 2 * unet.config.in_channels
+    for weight in (unet.conv_in.weight, last.conv_shortcut.weight, last.conv2.weight):
+        weight[:channels] = 0.0
+    for bias in (unet.conv_in.bias, last.conv_shortcut.bias, last.conv2.bias, unet.conv_out.bias):
+        bias[:channels] = 0.0
+    unet.conv_out.weight.zero_()
+    for channel in range(channels):
+        sign = 1.0 if channel % 2 == 0 else -1.0
+        unet.conv_in.weight[channel, channel // 2, 1, 1] = sign
+        last.conv_shortcut.weight[channel, hidden + channel, 0, 0] = 1.0
+        unet.conv_out.weight[channel // 2, channel, 1, 1] = sign
+    return unet
 
 
 def draw_parameter(parameter: nn.Parameter, module: nn.Module, name: str, generator: torch.Generator, config: Any) -> None:
