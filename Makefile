@@ -59,13 +59,14 @@ verify: $(READY)
 verify-cpu: $(READY)
 	python stages/verify_cpu.py
 
+# The commands of the frozen stages, run directly: of a frozen stage `dvc repro --force` only checks the outputs.
 sample: $(READY)
-	dvc repro --force --single-item sample-data
+	python stages/make_sample.py --art data/art --output data/sample
 	git diff --stat --exit-code -- data/sample
 
 sample-models: $(READY)
-	dvc repro --force --single-item sample-ccip
-	dvc repro --force --single-item sample-base
+	python stages/make_sample_ccip.py --art data/art --output models/sample-ccip
+	python stages/make_sample_base.py --params recipes/sample-base.yaml --art data/art --output models/sample-base
 	git diff --stat --exit-code -- models/sample-base models/sample-ccip
 
 plots: $(READY)
