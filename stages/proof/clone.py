@@ -17,8 +17,8 @@ FOREIGN_SURROUNDINGS = {
     "LC_ALL": "C",
     "DVC_NO_ANALYTICS": "1",
 }
-# What the caller may have set for runs of their own: stages of the clone find none of it.
-FORGOTTEN = {*PORTABLE_ENVIRONMENT, "GOLDEN", "IMAGE_ROOT", "PYTHONPATH", "STATE_ROOT"}
+# What the caller may have set for runs of their own: stages of the clone find none of it (but IMAGE_ROOT: data is not cloned).
+FORGOTTEN = {*PORTABLE_ENVIRONMENT, "GOLDEN", "PYTHONPATH", "STATE_ROOT"}
 FOREIGN_UMASK = 0o077
 
 
