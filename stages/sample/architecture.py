@@ -97,7 +97,7 @@ def make_vae(seed: int) -> AutoencoderKL:
 
 
 def make_unet(seed: int) -> UNet2DConditionModel:
-    return open_noise_path(initialise(UNet2DConditionModel(**UNET), seed, "unet"))
+    return initialise(UNet2DConditionModel(**UNET), seed, "unet")
 
 
 def make_text_encoders(seed: int) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
@@ -155,31 +155,6 @@ def open_colour_path(vae: AutoencoderKL) -> AutoencoderKL:
     return vae
 
 
-@torch.no_grad()
-def open_noise_path(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Let the noisy latents through the untrained UNet, in place: it starts by predicting its input.
-
-    Where there is little signal the noise is nearly the whole input, and a small error in it is a great
-    one in the picture's colours; a small model takes thousands of updates to copy so exactly. Each
-    latent channel travels with its negative, since SiLU(x) - SiLU(-x) = x, from conv_in over the
-    outermost skip connection to conv_out.
-    """
-    last = unet.up_blocks[-1].resnets[-1]
-    hidden = last.conv_shortcut.in_channels - unet.conv_in.out_channels  # the skip connection follows these channels
-    channels = 2 * unet.config.in_channels
-    for weight in (unet.conv_in.weight, last.conv_shortcut.weight, last.conv2.weight):
-        weight[:channels] = 0.0
-    for bias in (unet.conv_in.bias, last.conv_shortcut.bias, last.conv2.bias, unet.conv_out.bias):
-        bias[:channels] = 0.0
-    unet.conv_out.weight.zero_()
-    for channel in range(channels):
-        sign = 1.0 if channel % 2 == 0 else -1.0
-        unet.conv_in.weight[channel, channel // 2, 1, 1] = sign
-        last.conv_shortcut.weight[channel, hidden + channel, 0, 0] = 1.0
-        unet.conv_out.weight[channel // 2, channel, 1, 1] = sign
-    return unet
-
-
 def draw_parameter(parameter: nn.Parameter, module: nn.Module, name: str, generator: torch.Generator, config: Any) -> None:
     """Fill one parameter as its module's own initialisation would, in distribution.
 
@@ -203,14 +178,10 @@ def draw_parameter(parameter: nn.Parameter, module: nn.Module, name: str, genera
 
 
 def clip_deviation(name: str, config: CLIPTextConfig) -> float:
-    """Standard deviation of a CLIP text weight at the start (transformers' CLIPPreTrainedModel, from OpenAI's CLIP),
-    except the embeddings: SDXL reads hidden states without a layer norm, so tokens drawn at CLIP's 0.02 would
-    reach the UNet as next to nothing, and names that training never saw would stay there."""
+    """Standard deviation of a CLIP text weight at the start (transformers' CLIPPreTrainedModel, from OpenAI's CLIP)."""
     width, depth_scale = config.hidden_size, 1.0 / math.sqrt(2 * config.num_hidden_layers)
-    if "token_embedding" in name:
-        return 1.0
-    if "position_embedding" in name:
-        return 0.2
+    if "embedding" in name:
+        return 0.02
     if "q_proj" in name or "k_proj" in name or "v_proj" in name or "fc2" in name:
         return depth_scale / math.sqrt(width)
     if "fc1" in name:

@@ -24,6 +24,7 @@ COMPONENTS = {
     "tokenizer_2": ("transformers", "CLIPTokenizer"),
     "scheduler": ("diffusers", "EulerDiscreteScheduler"),
 }
+TOKENS = "text_model.embeddings.token_embedding.weight"
 # SDXL's own setting: an empty negative prompt is zeros. The trainer's dropped captions are encoded, so not here.
 MODEL_INDEX = {"_class_name": PIPELINE, "force_zeros_for_empty_prompt": False, **{k: list(v) for k, v in COMPONENTS.items()}}
 # The saving library's version, the place of saving, and a set in no fixed order: none belongs to the model.
@@ -54,11 +55,18 @@ def write_start(folder: Path, vae: AutoencoderKL, merges: Path, seed: int) -> No
         (target / "scheduler" / "scheduler_config.json").write_text(_config_json(scheduler.config, COMPONENTS["scheduler"][1]))
 
 
-def write_trained(folder: Path, start: Path, trained: Mapping[str, torch.Tensor]) -> None:
-    """Write `start` with the trained weights (`<component>.<name>`) in their places, everything as fp16."""
+def write_trained(folder: Path, start: Path, trained: Mapping[str, torch.Tensor], unseen_token_scale: float = 1.0) -> None:
+    """Write `start` with the trained weights (`<component>.<name>`) in their places, everything as fp16.
+
+    Rows of the token embeddings that training left as they were are scaled by `unseen_token_scale`.
+    """
     model = read_folder(start)
     models = {
         component: {name: trained.get(f"{component}.{name}", tensor).half() for name, tensor in tensors.items()}
         for component, tensors in model.models.items()
     }
+    for component in ("text_encoder", "text_encoder_2"):
+        drawn, tokens = model.models[component][TOKENS].half(), models[component][TOKENS]
+        unseen = (tokens == drawn).all(dim=1, keepdim=True)
+        models[component][TOKENS] = torch.where(unseen, (tokens.float() * unseen_token_scale).half(), tokens)
     write_folder(folder, model, models)
