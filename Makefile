@@ -59,14 +59,16 @@ verify: $(READY)
 verify-cpu: $(READY)
 	python stages/verify_cpu.py
 
-# The commands of the frozen stages, run directly: of a frozen stage `dvc repro --force` only checks the outputs.
+# Frozen stages' commands as dvc.yaml has them, run directly: of a frozen stage `dvc repro --force` only checks the outputs.
+frozen_command = $$(python -c 'import yaml; print(yaml.safe_load(open("dvc.yaml"))["stages"]["$(1)"]["cmd"])')
+
 sample: $(READY)
-	python stages/make_sample.py --art data/art --output data/sample
+	sh -c "$(call frozen_command,sample-data)"
 	git diff --stat --exit-code -- data/sample
 
 sample-models: $(READY)
-	python stages/make_sample_ccip.py --art data/art --output models/sample-ccip
-	python stages/make_sample_base.py --params recipes/sample-base.yaml --art data/art --output models/sample-base
+	sh -c "$(call frozen_command,sample-ccip)"
+	sh -c "$(call frozen_command,sample-base)"
 	git diff --stat --exit-code -- models/sample-base models/sample-ccip
 
 plots: $(READY)

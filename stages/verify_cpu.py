@@ -49,7 +49,8 @@ def run_job(prefix: list[str], arguments: list[str]) -> dict[str, str]:
     command = [*prefix, sys.executable, str(STAGES / "proof" / "small_job.py"), *arguments]
     result = subprocess.run(command, env=environment | {"PYTHONPATH": str(STAGES)}, capture_output=True, text=True)
     if result.returncode:
-        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        said = [line for line in result.stderr.splitlines() if line and not line.startswith("qemu-")]
+        last = said[-1] if said else "no message"
         raise StageError(f"{' '.join(prefix) or 'natively'}: the job failed with exit code {result.returncode}: {last}")
     return json.loads(result.stdout.splitlines()[-1])
 
