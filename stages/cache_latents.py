@@ -150,9 +150,9 @@ def cache(args: Namespace, params: Params, state: Path) -> None:
     settings, processes = params.latents, params.runtime.processes
     image_root = Path(os.environ.get("IMAGE_ROOT", params.runtime.image_root))
     rows = captioned_images(args.captions, args.posts)
+    vae = load_vae(args.base / "vae")
     placed, lost = place_images(rows, settings, args.base, image_root, processes)
     refuse_great_loss(lost, len(rows), settings.max_lost_share)
-    vae = load_vae(args.base / "vae")
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     bytes_per_pixel = 2 * 4 * vae.config.latent_channels / factor**2  # mean and std, float32
     shards = plan_shards(placed, settings.shard_megabytes << 20, bytes_per_pixel)

@@ -10,18 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repro.errors import StageError
 from repro.numerics import fix_torch
 from repro.tensorfile import write_tensors
 
 import torch
-from diffusers import AutoencoderKL
 
 from booru.archives import ImageArchives
 from latents.buckets import Placement, Size
 from latents.resize import UnreadableImageError, decode, fit
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 Row = Mapping[str, Any]  # id, archive, offset, size, sha256 of an image, as in the image index
 
@@ -55,12 +57,14 @@ def measure(task: MeasureTask) -> list[Size | str]:
     return found
 
 
-def load_vae(folder: Path) -> AutoencoderKL:
+def load_vae(folder: Path) -> "AutoencoderKL":
     """The AutoencoderKL in `folder`, float32, for inference.
 
     Raises:
         StageError: not such a folder, or a weight is not finite.
     """
+    from diffusers import AutoencoderKL  # late: it takes seconds, and workers that measure do without
+
     try:
         vae = AutoencoderKL.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
     except (OSError, ValueError) as error:
@@ -72,13 +76,13 @@ def load_vae(folder: Path) -> AutoencoderKL:
 
 
 @lru_cache(maxsize=1)
-def _vae_of_this_process(folder: Path) -> AutoencoderKL:
+def _vae_of_this_process(folder: Path) -> "AutoencoderKL":
     fix_torch()
     return load_vae(folder)
 
 
 @torch.no_grad()
-def posterior(vae: AutoencoderKL, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def posterior(vae: "AutoencoderKL", pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """uint8 [height, width, 3] -> posterior mean and standard deviation, float32 [channels, height/f, width/f], unscaled."""
     picture = pixels.permute(2, 0, 1).unsqueeze(0).float() / 127.5 - 1.0
     distribution = vae.encode(picture).latent_dist
