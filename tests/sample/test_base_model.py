@@ -10,8 +10,9 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from tiny_booru import folder_bytes
 
+from checkpoints.diffusers_folder import read_folder
 from sample.architecture import make_vae
-from sample.base_model import write_start, write_trained
+from sample.base_model import TOKENS, write_start, write_trained
 
 MERGES = Path("data/art/bpe_simple_vocab_16e6.txt.gz")
 
@@ -34,6 +35,16 @@ def test_trained_weights_are_put_in_their_places(start: Path, tmp_path: Path) ->
     assert torch.equal(pipeline.unet.conv_out.weight, begun.unet.conv_out.weight)
     assert torch.equal(pipeline.text_encoder_2.text_projection.weight, begun.text_encoder_2.text_projection.weight)
     assert pipeline.tokenizer("1girl").input_ids[0] == 49406
+
+
+def test_tokens_that_training_left_alone_are_scaled(start: Path, tmp_path: Path) -> None:
+    drawn = read_folder(start).models["text_encoder"][TOKENS]
+    learnt = drawn.clone()
+    learnt[7] += 1.0
+    write_trained(tmp_path / "base", start, {f"text_encoder.{TOKENS}": learnt}, unseen_token_scale=2.5)
+    written = read_folder(tmp_path / "base").models["text_encoder"][TOKENS]
+    assert torch.equal(written[7], learnt[7].half())
+    assert torch.equal(written[8:], (drawn[8:].half().float() * 2.5).half())
 
 
 def test_same_seed_same_bytes(start: Path, tmp_path: Path) -> None:
