@@ -34,6 +34,19 @@ def test_every_spelling_of_a_rate_is_the_same_number_in_an_override(sample: Path
     assert load_params(sample, [f"lr={spelling}"]).lr == 2e-5
 
 
+@pytest.mark.parametrize("spelling", ["2e-5", "2e-05", "2.0e-5", "0.00002"])
+def test_a_file_that_dvc_rewrote_has_the_number_and_is_else_the_same(tmp_path: Path, spelling: str) -> None:
+    """`dvc exp run -S lr=2e-5` goes through this function of DVC; it writes 2e-05."""
+    from dvc.utils.hydra import apply_overrides
+
+    path = tmp_path / "params.yaml"
+    path.write_bytes(Path("params.yaml").read_bytes())
+    apply_overrides(path, [f"lr={spelling}"])
+    before, after = Path("params.yaml").read_text().splitlines(), path.read_text().splitlines()
+    assert load_params(path).lr == 2e-5
+    assert [line for line in after if not line.startswith("lr:")] == [line for line in before if not line.startswith("lr:")]
+
+
 @pytest.mark.parametrize("text", ["2e-5 x", "1_000", "0x10", "'2e-5'", "true", ".inf", ".nan", "1e999", "[1]", "null", "2,5"])
 def test_what_is_no_number_is_refused_with_key_and_value(sample: Path, text: str) -> None:
     with pytest.raises(StageError, match=r"params\.yaml: lr: ") as caught:
