@@ -1,13 +1,13 @@
 """The sample's CCIP encoder: a small convolution net that tells characters apart whoever draws them.
 
-Learnt as CCIP's encoder was, by a contrastive loss over pictures labelled with their character only; here
-(supervised contrastive loss, Khosla et al. 2020, eq. 2) a picture is drawn towards pictures of its character by *other*
-artists and away from all other characters. Batches are made of characters of one hair colour, so that the colour alone
-tells nothing. While it learns, linear heads name the attributes that make a character (hair, colours, skin, glasses) from the
-features: that shortens learning manyfold, and the heads are thrown away.
+Learnt as CCIP's encoder was, by a contrastive loss over pictures labelled with their character only; here (supervised
+contrastive loss, Khosla et al. 2020, eq. 2) a picture is drawn towards pictures of its character by *other* artists and
+away from all other characters. Batches are made of look-alikes: characters of one hair colour, half of them alike in all
+but a trait or two, so that colours alone tell nothing. While it learns, linear heads name the attributes that make a
+character (hair, colours, skin, glasses) from the features; that shortens learning much, and the heads are thrown away.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,15 +28,15 @@ from sample.characters import Character, Drawn
 class Settings:
     """A batch is `groups` groups of `characters` characters that look alike, `pictures` pictures each."""
 
-    updates: int = 300
+    updates: int = 600
     groups: int = 6
     characters: int = 4
     pictures: int = 4
     rate: float = 3e-3
-    warmup: int = 20
+    warmup: int = 30
     weight_decay: float = 0.02
     temperature: float = 0.1
-    attribute_weight: float = 0.3
+    attribute_weight: float = 1.0
 
 
 def make_network() -> nn.Sequential:
@@ -68,36 +68,30 @@ def initialise(network: nn.Module, seed: int) -> None:
             parameter.data = torch.randn(parameter.shape, generator=generator) * (2 / fan_in) ** 0.5
 
 
-def look_alikes(population: Sequence[CharacterPictures]) -> list[list[int]]:
-    """Positions of characters by what is seen first: drawn ones of one hair colour, sprites of one family."""
-    groups = defaultdict(list)
-    for number, pictures in enumerate(population):
-        character = pictures.character
-        groups[character.hair_colour if isinstance(character, Drawn) else character.family[0]].append(number)
-    return [groups[key] for key in sorted(groups)]
+def look(character: Character) -> str:
+    """What is seen first: a drawn character's hair colour, a sprite's family."""
+    return character.hair_colour if isinstance(character, Drawn) else character.family[0]
 
 
 def draw_batch(population: Sequence[CharacterPictures], settings: Settings, stream: Stream) -> list[tuple[int, int]]:
-    """(character, picture) positions of one batch. Groups are drawn by their size, characters and pictures without
-    repetition; a drawn character's pictures are by different artists as far as it has so many."""
-    pools = [list(group) for group in look_alikes(population) if len(group) >= settings.characters]
+    """(character, picture) positions of one batch. A group is a character and others of the same look: in every second
+    group those that share most attributes with it, in the others any. No character stands in two groups. A drawn character's
+    pictures are by different artists as far as it has so many."""
+    looks = [look(pictures.character) for pictures in population]
+    rows = [set(attributes(pictures.character).items()) for pictures in population]
+    left = list(range(len(population)))
     batch = []
-    for _ in range(settings.groups):
-        weights = [len(pool) if len(pool) >= settings.characters else 0 for pool in pools]
-        pool = pools[_weighted(weights, stream)]
-        for _ in range(settings.characters):
-            character = pool.pop(stream.below(len(pool)))
+    for group in range(settings.groups):
+        sizes = Counter(looks[character] for character in left)
+        first = stream.choice([character for character in left if sizes[looks[character]] >= settings.characters])
+        others = [character for character in left if looks[character] == looks[first] and character != first]
+        stream.shuffle(others)
+        if group % 2 == 0:
+            others.sort(key=lambda character: -len(rows[character] & rows[first]))
+        for character in [first, *others[: settings.characters - 1]]:
+            left.remove(character)
             batch += [(character, picture) for picture in _draw_pictures(population[character], settings.pictures, stream)]
     return batch
-
-
-def _weighted(weights: Sequence[int], stream: Stream) -> int:
-    place = stream.below(sum(weights))
-    for number, weight in enumerate(weights):
-        place -= weight
-        if place < 0:
-            return number
-    raise AssertionError("a place lies within the sum of the weights")
 
 
 def _draw_pictures(pictures: CharacterPictures, count: int, stream: Stream) -> list[int]:

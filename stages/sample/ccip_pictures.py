@@ -91,8 +91,8 @@ def plain_views(pixels: torch.Tensor) -> torch.Tensor:
 def varied_views(pixels: torch.Tensor, seed: int, *index: int) -> torch.Tensor:
     """Views of kept pixels as another artist's framing and a generator's softness would give them.
 
-    Moved by up to 9 %, 0.85 to 1.2 times as large, up to 10 % wider or narrower, turned by up to 6 degrees, mirrored,
-    light and contrast changed a little (never the hue: it belongs to the character); one half is made soft, one fifth
+    Moved by up to 6 %, 0.9 to 1.15 times as large, up to 10 % wider or narrower, turned by up to 6 degrees, mirrored,
+    light and contrast changed a little (never the hue: it belongs to the character); three fifths are made soft, one fifth
     goes through JPEG. float32 [n, 3, 64, 64], normalised; a function of (seed, index).
     """
     generator = torch.Generator().manual_seed(seed_for(seed, "ccip views", *index))
@@ -108,10 +108,10 @@ def _framed(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """float32 [n, 3, 64, 64] in 0..1. At natural size a sample lies in the middle of 2x2 kept pixels: their mean."""
     n = len(pixels)
     turn = _uniform(generator, -0.105, 0.105, n)
-    size = _uniform(generator, 0.85, 1.2, n)
+    size = _uniform(generator, 0.9, 1.15, n)
     widening = _uniform(generator, 0.9, 1.1, n)
     mirror = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
-    shift = _uniform(generator, -0.18, 0.18, n, 2)
+    shift = _uniform(generator, -0.12, 0.12, n, 2)
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0] = torch.cos(turn) * mirror / (size * widening)
     theta[:, 0, 1] = -torch.sin(turn) / size
@@ -123,16 +123,16 @@ def _framed(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _soft(views: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A quarter stays as it is, a quarter is blurred, a quarter scaled down and up again, a quarter both."""
+    """Of five, two stay as they are, one is blurred, one scaled down and up again, one both."""
     views = views.clone()
-    kind = torch.randint(4, (len(views),), generator=generator)
+    kind = torch.randint(5, (len(views),), generator=generator)
     for size in (48, 56):
-        chosen = (kind >= 2) & (torch.rand(len(views), generator=generator) < 0.5)
+        chosen = ((kind == 1) | (kind == 2)) & (torch.rand(len(views), generator=generator) < 0.6)
         if chosen.any():
             small = interpolate(views[chosen], size=(size, size), mode="bilinear", antialias=True, align_corners=False)
             views[chosen] = interpolate(small, size=(SEEN, SEEN), mode="bilinear", align_corners=False)
     for sigma in (0.5, 0.9):
-        chosen = (kind % 2 == 1) & (torch.rand(len(views), generator=generator) < 0.6)
+        chosen = ((kind == 2) | (kind == 3)) & (torch.rand(len(views), generator=generator) < 0.6)
         if chosen.any():
             views[chosen] = _blurred(views[chosen], sigma)
     return views
