@@ -1,6 +1,6 @@
 """Validate a parameter file without running anything.
 
-    python stages/check_params.py [--params FILE] [--set key=value]
+python stages/check_params.py [--params FILE] [--set key=value]
 """
 
 from repro.command import parameters, stage_parser
