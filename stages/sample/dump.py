@@ -13,6 +13,7 @@ from repro.randomness import Stream
 
 import polars as pl
 
+from booru.archives import INDEX_SCHEMA
 from sample.pictures import VectorFigure, draw, encode, style_definition
 from sample.posts import RATINGS, Post, Relation, Tag, created_at
 
@@ -138,15 +139,7 @@ def write_archives(folder: Path, images: Iterable[tuple[int, bytes]]) -> pl.Data
                 offset = tar.offset + tarfile.BLOCKSIZE
                 tar.addfile(member, io.BytesIO(data))
                 index.append((post_id, archive, member.name, offset, len(data), hashlib.sha256(data).hexdigest()))
-    schema = {
-        "id": pl.Int64,
-        "archive": pl.String,
-        "member": pl.String,
-        "offset": pl.Int64,
-        "size": pl.Int64,
-        "sha256": pl.String,
-    }
-    return pl.DataFrame(index, schema=schema, orient="row").sort("id")
+    return pl.DataFrame(index, schema=INDEX_SCHEMA, orient="row").sort("id")
 
 
 def write_index(path: Path, index: pl.DataFrame) -> None:
