@@ -25,6 +25,7 @@ $(READY): requirements.lock
 # Validates params.yaml before any work: a stage that need not run would not notice a typing error.
 check: $(READY)
 	@python stages/check_params.py
+	@python stages/mend_dvc.py
 
 run: check
 	dvc repro

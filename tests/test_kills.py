@@ -1,9 +1,10 @@
-"""Kill -9 of dvc or of a stage anywhere in the pipeline, then `dvc repro` again: the same lock."""
+"""Kill -9 of dvc or of a stage anywhere in the pipeline, then again as `make` does it: the same lock."""
 
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -34,8 +35,10 @@ def small_clone(folder: Path) -> Path:
 
 
 def start(folder: Path, scratch: Path) -> subprocess.Popen[bytes]:
+    """`dvc repro` of all stages, after what `make` does before it."""
     stages, _ = split_stages(folder / "dvc.yaml")
     log = open(scratch / "log", "ab")  # noqa: SIM115 - belongs to the process
+    subprocess.run([sys.executable, "stages/mend_dvc.py"], cwd=folder, stdout=log, stderr=log, check=True)
     return subprocess.Popen(["dvc", "repro", *stages], cwd=folder, env=foreign_environment(scratch), stdout=log, stderr=log)
 
 
