@@ -1,7 +1,6 @@
 """Make the sample's base model again, from nothing: draw its posts, train its VAE, then all of its other weights.
 
-    python stages/make_sample_base.py --params recipes/sample-base.yaml \\
-        --refine recipes/sample-base-refine.yaml --art data/art --output models/sample-base
+    python stages/make_sample_base.py --params recipes/sample-base.yaml --art data/art --output models/sample-base
 
 The characters are neither those that the sample run teaches nor those of the sample's CCIP encoder. Between drawing and
 training it runs the pipeline's own stages. Each step's output stands below `state/sample-base/` until all are done, so a
@@ -18,7 +17,7 @@ from pathlib import Path
 from repro.command import parameters, stage_parser
 from repro.errors import StageError, run_stage
 from repro.hashing import hash_tree
-from repro.params import Params, load_params
+from repro.params import Params
 from repro.processes import die_with_parent
 from repro.state import code_digest, forget_state, stage_state
 
@@ -38,11 +37,10 @@ MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
 UNSEEN_TOKEN_SCALE = 2.5
 
 
-def determining_parts(params: Params, refine: Params, art: Path) -> dict:
+def determining_parts(params: Params, art: Path) -> dict:
     """Everything that determines the steps' outputs, so that none of another recipe or code is taken for this one's."""
     return {
         "params": params.model_dump(include={"seed", "lr", "te_lr", "select", "filter", "caption", "latents", "train"}),
-        "refine": refine.model_dump(include={"seed", "lr", "te_lr", "train"}),
         "art": hash_tree(art),
         "code": code_digest(*(STAGES / package for package in PACKAGES)),
         "torch": torch.__version__.split("+")[0],
@@ -106,14 +104,15 @@ def cache_latents(state: Path, params_file: Path) -> None:
         )  # fmt: skip
 
 
-def train_all_weights(state: Path, params_file: Path, start: Path, name: str) -> dict[str, torch.Tensor]:
-    """Train from the folder `start` by one recipe; the trained tensors."""
-    if not (state / f"{name}.json").exists():
+def train_all_weights(state: Path, params_file: Path) -> dict[str, torch.Tensor]:
+    """Train UNet and text encoders from the start; the trained tensors."""
+    trained = state / "trained.safetensors"
+    if not (state / "trained.json").exists():
         run_stage_script(
-            "train.py", params_file, state, latents=state / "latents", captions=state / "captions", base=start,
-            output=state / f"{name}.safetensors", history=state / f"{name}.csv", metrics=state / f"{name}.json",
+            "train.py", params_file, state, latents=state / "latents", captions=state / "captions", base=state / "start",
+            output=trained, history=state / "trained.csv", metrics=state / "trained.json",
         )  # fmt: skip
-    return load_file(state / f"{name}.safetensors")
+    return load_file(trained)
 
 
 def make_base(args: Namespace, params: Params, state: Path) -> None:
@@ -121,29 +120,26 @@ def make_base(args: Namespace, params: Params, state: Path) -> None:
     caption_posts(state, args.params)
     make_start(state, params, args.art)
     cache_latents(state, args.params)
-    first = train_all_weights(state, args.params, state / "start", "first-part")
-    write_trained(state / "first", state / "start", first, unseen_token_scale=UNSEEN_TOKEN_SCALE)
-    refined = train_all_weights(state, args.refine, state / "first", "second-part")
-    write_trained(args.output, state / "first", refined)
+    trained = train_all_weights(state, args.params)
+    write_trained(args.output, state / "start", trained, unseen_token_scale=UNSEEN_TOKEN_SCALE)
 
 
 def main(arguments: list[str]) -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--art", type=Path, default=Path("data/art"), help="Ren'Py art and CLIP's merges (default: %(default)s)")
-    parser.add_argument("--refine", type=Path, required=True, help="recipe of the second part of the training")
     parser.add_argument("--output", type=Path, required=True, help="diffusers folder to make")
     args = parser.parse_args(arguments)
-    params, refine = parameters(args), load_params(args.refine)
+    params = parameters(args)
     if args.overrides:
         raise StageError("--set: not here; the stages that this one runs read the recipe file itself, so edit that")
     if params.train.method != "full":
         raise StageError(f"{args.params}: train.method is {params.train.method}; a model from nothing needs full")
     if not (args.art / MERGES_FILE).exists():
         raise StageError(f"{args.art}: no {MERGES_FILE} in it; expected data/art")
-    with stage_state("sample-base", determining_parts(params, refine, args.art)) as state:
+    with stage_state("sample-base", determining_parts(params, args.art)) as state:
         make_base(args, params, state)
         forget_state(state)
-    print(f"{args.output}: drawn, captioned, trained {params.train.updates + refine.train.updates} updates, written as fp16")
+    print(f"{args.output}: drawn, captioned, trained {params.train.updates} updates, written as fp16")
 
 
 if __name__ == "__main__":

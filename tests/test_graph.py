@@ -8,10 +8,12 @@ from pathlib import Path, PurePosixPath
 from repro.params import Params, load_params, read_yaml
 
 import pytest
+from dvc.repo import Repo
 
 STAGES = Path("stages")
 GRAPH = read_yaml(Path("dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")["stages"]
 RUNNING = [name for name, stage in GRAPH.items() if not stage.get("frozen")]
+FROZEN = [name for name in GRAPH if name not in RUNNING]
 
 
 def resolve(text: str) -> str:
@@ -111,3 +113,13 @@ def test_no_path_is_absolute_or_outside_of_the_repository() -> None:
 def test_names_of_stages_are_the_designs() -> None:
     order = ["select", "filter", "caption", "base", "cache-latents", "train", "merge", "evaluate-CCIP", "report"]
     assert order == RUNNING
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_the_lock_of_a_frozen_stage_names_its_inputs_as_they_are(name: str) -> None:
+    """DVC looks at no input of a frozen stage, so after a change `make sample` or `make sample-models` and `dvc commit` must."""
+    with Repo() as repo:
+        (stage,) = repo.stage.collect(name)
+        assert stage.deps
+        assert {dep.def_path: state for dep in stage.deps for state in dep.workspace_status().values()} == {}
+        assert not stage.changed_stage()

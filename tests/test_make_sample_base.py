@@ -8,14 +8,13 @@ import pytest
 
 from make_sample_base import main
 
-REFINE = ("--refine", "recipes/sample-base-refine.yaml")
-RECIPE = ("--params", "recipes/sample-base.yaml", *REFINE)
+RECIPE = ("--params", "recipes/sample-base.yaml")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--params", "params.yaml", *REFINE), "train.method is lokr; a model from nothing needs full"),
+        (("--params", "params.yaml"), "train.method is lokr; a model from nothing needs full"),
         ((*RECIPE, "--set", "train.updates=3"), "edit that"),
         ((*RECIPE, "--art", "tests"), r"no bpe_simple_vocab_16e6\.txt\.gz in it"),
     ],

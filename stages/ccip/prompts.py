@@ -11,6 +11,8 @@ from ccip.references import Reference
 
 # HakuBooru keeps the underscores of names up to this length: emoticons such as `>_<`.
 SHORT_NAME = 3
+# Posts of one boy alone carry both tags, and captions keep both in front.
+SUBJECTS = {"1boy": "1boy, male focus"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def picture_seed(character: str, template: int, number: int) -> int:
 def fill_template(template: str, reference: Reference, artist: str) -> str:
     """The prompt text; a part that is empty for this character (no series, no artist) leaves no comma behind."""
     text = template.format(
-        gender=reference.gender_tag,
+        gender=SUBJECTS.get(reference.gender_tag, reference.gender_tag),
         character=spoken(reference.character),
         series=spoken(reference.series),
         artist=spoken(artist),

@@ -30,6 +30,10 @@ def test_prompt_is_written_like_a_caption():
     assert fill_template(TEMPLATES[0], MIKA, "lisa_wischofsky") == "1girl, mika (lorelei), lorelei stories, lisa wischofsky, solo"
 
 
+def test_a_boy_is_asked_for_as_captions_name_him():
+    assert fill_template(TEMPLATES[1], replace(MIKA, gender_tag="1boy"), "") == "1boy, male focus, mika (lorelei), smile"
+
+
 def test_an_empty_part_leaves_no_comma():
     assert fill_template(TEMPLATES[0], replace(MIKA, series=""), "") == "1girl, mika (lorelei), solo"
 
