@@ -5,7 +5,7 @@
 The job (`proof/small_job.py`) is two updates of the trainer, sampling, CCIP features and the
 fingerprint's operations. The other CPUs are those of QEMU's user-mode emulation: their vendor, model
 and features are what the numeric libraries see and choose their kernels by. Exit code 0: all equal;
-1: something differs; 2: QEMU is not installed. Takes some minutes a CPU.
+1: something differs; 2: QEMU is not installed. Takes about ten minutes a CPU.
 """
 
 import argparse

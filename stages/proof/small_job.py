@@ -32,20 +32,21 @@ from proof.fingerprint import measure
 from training.loop import Job, run_updates
 from training.ranks import Ranks
 
-SIDE, VAE_FACTOR, IMAGES = 64, 4, 4
+# An emulated CPU takes a hundred times as long, so training has small pictures, and sampling few steps.
+TRAINED_SIDE, MADE_SIDE, VAE_FACTOR, IMAGES = 32, 64, 4, 4
 SHORT = {"updates": 2, "warmup_updates": 1, "virtual_ranks": 2, "accumulation": 1, "micro_batch": 2, "save_every": 1}
 SAMPLING_STEPS = 2
 
 
 def write_inputs(folder: Path, seed: int) -> None:
     """Latents of `IMAGES` pictures that never were, and a caption for each."""
-    shape = (IMAGES, 4, SIDE // VAE_FACTOR, SIDE // VAE_FACTOR)
+    shape = (IMAGES, 4, TRAINED_SIDE // VAE_FACTOR, TRAINED_SIDE // VAE_FACTOR)
     draw = torch.Generator().manual_seed(seed_for(seed, "small job"))
     (folder / "latents").mkdir()
     (folder / "captions").mkdir()
     tensors = {"mean": torch.randn(shape, generator=draw), "std": torch.rand(shape, generator=draw), "ids": torch.arange(IMAGES)}
     write_tensors(folder / "latents" / "latents-00000.safetensors", tensors)
-    sides = dict.fromkeys(("bucket_width", "bucket_height", "original_width", "original_height"), SIDE)
+    sides = dict.fromkeys(("bucket_width", "bucket_height", "original_width", "original_height"), TRAINED_SIDE)
     places = [
         {"id": i, "shard": "latents-00000.safetensors", "row": i, **sides, "crop_left": 0, "crop_top": 0} for i in range(IMAGES)
     ]
@@ -72,7 +73,7 @@ def training_digests(params: Params, base: Path) -> Iterator[tuple[str, str]]:
 def picture_digests(model: Sdxl, params: Params, ccip: Path) -> Iterator[tuple[str, str]]:
     """Digests of two pictures, of their CCIP features, and of their difference."""
     encoder = CcipEncoder(ccip)
-    sizes = Sizes(SIDE, SIDE, 0, 0, SIDE, SIDE)
+    sizes = Sizes(MADE_SIDE, MADE_SIDE, 0, 0, MADE_SIDE, MADE_SIDE)
     sampling = {"seed": params.seed, "sizes": sizes, "steps": SAMPLING_STEPS, "guidance": params.evaluate.guidance}
     latents = [sample_latents(model, prompt, "", **sampling) for prompt in ("1girl, solo, smile", "1boy, solo, hat")]
     pictures = [decode_picture(model, one) for one in latents]

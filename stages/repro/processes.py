@@ -9,17 +9,22 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from repro.errors import StageError
+from repro.errors import USER_ERROR_EXIT, StageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 PR_SET_PDEATHSIG = 1
+# What rank 0 has to notice the loss of a rank by itself, in seconds; it then tells more of the cause.
+GRACE = 10.0
 
 
 def die_with_parent(parent: int) -> None:
@@ -54,6 +59,22 @@ def _run_rank(parent: int, function: Callable[..., None], rank: int, arguments: 
     function(rank, *arguments)
 
 
+def _end_with_a_lost_rank(ranks: list[BaseProcess], over: threading.Event) -> None:
+    """End this process, rank 0, when another rank has failed and `over` is not set within the grace.
+
+    A rank that dies while the ranks are still meeting is not noticed by gloo, which waits half an hour for it.
+    """
+    alive = {process.sentinel: (rank, process) for rank, process in enumerate(ranks, start=1)}
+    while alive and not over.is_set():
+        for sentinel in wait(list(alive), timeout=0.1):
+            rank, process = alive.pop(sentinel)
+            process.join()
+            if process.exitcode and not over.wait(GRACE):
+                text = f"rank {rank} of {len(ranks) + 1} was lost; the same command goes on from the last saved state"
+                print(f"{os.path.basename(sys.argv[0])}: {text}", file=sys.stderr, flush=True)
+                os._exit(USER_ERROR_EXIT)
+
+
 @contextmanager
 def extra_ranks(function: Callable[..., None], world_size: int, arguments: tuple[Any, ...]) -> Iterator[None]:
     """Run `function(rank, *arguments)` for ranks 1..world_size-1 in fresh processes while the body, in
@@ -65,14 +86,22 @@ def extra_ranks(function: Callable[..., None], world_size: int, arguments: tuple
     ]
     for process in ranks:
         process.start()
+    over = threading.Event()
+    watcher = threading.Thread(target=_end_with_a_lost_rank, args=(ranks, over), daemon=True)
+    watcher.start()
     try:
         yield
+        over.set()
+        # Two threads must not wait for the same process: one of them would never learn its exit code.
+        watcher.join()
         for process in ranks:
             process.join()
         failed = [rank for rank, process in enumerate(ranks, start=1) if process.exitcode]
         if failed:
             raise StageError(f"rank {failed[0]} of {world_size} failed; the same command goes on from the last saved state")
     finally:
+        over.set()
+        watcher.join()
         for process in ranks:
             process.kill()
             process.join()

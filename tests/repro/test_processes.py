@@ -38,7 +38,7 @@ from repro.processes import extra_ranks
 
 def other(rank, what):
     print(os.getpid(), flush=True)
-    if what == "rank dies":
+    if what.startswith("rank dies"):
         os.kill(os.getpid(), signal.SIGKILL)
     if what != "well":
         time.sleep(600)
@@ -47,7 +47,7 @@ def main(arguments):
     with extra_ranks(other, 3, (arguments[0],)):
         if arguments[0] == "rank 0 fails":
             raise StageError("loss is not finite")
-        if arguments[0] == "wait":
+        if arguments[0] in ("wait", "rank dies, 0 waits"):
             time.sleep(600)
 
 if __name__ == "__main__":
@@ -109,7 +109,12 @@ def test_no_worker_or_rank_outlives_a_killed_stage(start, program: str, argument
 
 @pytest.mark.parametrize(
     ("what", "code", "message"),
-    [("well", 0, ""), ("rank dies", 2, "rank 1 of 3 failed"), ("rank 0 fails", 2, "loss is not finite")],
+    [
+        ("well", 0, ""),
+        ("rank dies", 2, "rank 1 of 3 failed"),
+        ("rank dies, 0 waits", 2, " was lost; the same command goes on from the last saved state"),
+        ("rank 0 fails", 2, "loss is not finite"),
+    ],
 )
 def test_ranks_end_together(start, what: str, code: int, message: str) -> None:
     process = start(RANKS, what)
