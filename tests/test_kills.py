@@ -51,8 +51,16 @@ def descendants(pid: int) -> list[int]:
     return children + [below for child in children for below in descendants(child)]
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process is there and more than a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def finish(folder: Path, scratch: Path) -> None:
-    """`dvc repro` as often as it takes: while an orphaned stage still holds its lock the next one is refused."""
+    """`dvc repro` as often as it takes: a stage whose dvc was killed may hold its lock for a moment longer."""
     for _ in range(TRIES):
         if start(folder, scratch).wait(timeout=1800) == 0:
             return
@@ -89,21 +97,20 @@ def test_kills_anywhere_end_in_the_same_lock(undisturbed: bytes, tmp_path: Path,
     assert (folder / "dvc.lock").read_bytes() == undisturbed
 
 
-def test_a_trainer_that_outlived_its_dvc_is_not_joined_by_a_second(undisturbed: bytes, tmp_path: Path) -> None:
+def test_a_trainer_dies_with_its_dvc(undisturbed: bytes, tmp_path: Path) -> None:
+    """Even a stopped one; the next dvc finds neither it nor its lock."""
     folder = small_clone(tmp_path / "a clone")
     process = start(folder, tmp_path)
     while not list((folder / "state" / "train").glob("*/update-*")) and process.poll() is None:
         time.sleep(0.05)
-    (trainer, *_) = [
-        pid for pid in descendants(process.pid) if b"stages/train.py" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    ]
+    below = descendants(process.pid)
+    (trainer, *_) = [pid for pid in below if b"stages/train.py" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
     os.kill(trainer, signal.SIGSTOP)
     process.kill()
     process.wait()
-    try:
-        assert start(folder, tmp_path).wait(timeout=1800) != 0
-        assert "another train process is running here" in (tmp_path / "log").read_text()
-    finally:
-        os.kill(trainer, signal.SIGKILL)
-    finish(folder, tmp_path)
+    deadline = time.monotonic() + 60
+    while any(map(is_running, below)):
+        assert time.monotonic() < deadline, "a trainer outlived its dvc"
+        time.sleep(0.05)
+    assert start(folder, tmp_path).wait(timeout=1800) == 0
     assert (folder / "dvc.lock").read_bytes() == undisturbed
