@@ -11,6 +11,7 @@ from pathlib import Path
 from repro.randomness import Stream
 
 import pytest
+from live_processes import wait_until_gone
 
 from proof.clone import clone, foreign_environment, split_stages
 
@@ -49,14 +50,6 @@ def descendants(pid: int) -> list[int]:
     except (FileNotFoundError, ProcessLookupError):
         return []
     return children + [below for child in children for below in descendants(child)]
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process is there and more than a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def finish(folder: Path, scratch: Path) -> None:
@@ -108,9 +101,6 @@ def test_a_trainer_dies_with_its_dvc(undisturbed: bytes, tmp_path: Path) -> None
     os.kill(trainer, signal.SIGSTOP)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 60
-    while any(map(is_running, below)):
-        assert time.monotonic() < deadline, "a trainer outlived its dvc"
-        time.sleep(0.05)
+    wait_until_gone(below)
     assert start(folder, tmp_path).wait(timeout=1800) == 0
     assert (folder / "dvc.lock").read_bytes() == undisturbed

@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from live_processes import is_running, wait_until_gone
 
 WORKERS = """
 import os, signal, sys, time
@@ -68,20 +68,6 @@ def start(tmp_path: Path):
         )
 
     return start_program
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 60
-    while any(map(is_running, pids)):
-        assert time.monotonic() < deadline, "a process outlived its killed parent"
-        time.sleep(0.05)
 
 
 def test_results_come_in_the_order_of_the_items(start) -> None:
