@@ -19,8 +19,9 @@ from repro.tensorfile import write_tensors
 import torch
 
 from booru.archives import ImageArchives
+from booru.decoding import UnreadableImageError, decode
 from latents.buckets import Placement, Size
-from latents.resize import UnreadableImageError, decode, fit
+from latents.resize import fit
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -6,32 +6,11 @@ float64 by plain additions, so that the bits depend on no library (within 1 of O
 rounds in float32). Lanczos is Pillow's in both.
 """
 
-import io
-
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from booru.decoding import decode as decode  # for stages/sample, whose bytes are part of a committed lock
 from latents.buckets import Placement, Size
-
-
-class UnreadableImageError(Exception):
-    """The bytes are no image that can be decoded; the text is the ledger's reason."""
-
-
-def decode(data: bytes) -> Image.Image:
-    """Decode an image file whole.
-
-    Raises:
-        UnreadableImageError: not an image, cut short, or damaged.
-    """
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow names the buffer by its address; a ledger must not.
-        reason = "not an image file" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UnreadableImageError(reason) from None
-    return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -1,7 +1,6 @@
-"""Resizing against OpenCV's and Pillow's answers; decoding of what is no image."""
+"""Resizing against OpenCV's and Pillow's answers."""
 
 import hashlib
-import io
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 
 from latents.buckets import Placement
-from latents.resize import UnreadableImageError, decode, fit, resize, shrink
+from latents.resize import fit, resize, shrink
 
 
 def reference_image(width: int, height: int) -> Image.Image:
@@ -52,19 +51,3 @@ def test_enlarging_is_lanczos() -> None:
 def test_transparent_pixels_show_their_colour() -> None:
     image = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
     assert fit(image, Placement((8, 8), (8, 8), 0, 0))[0, 0].tolist() == [10, 20, 30]
-
-
-def png(width: int, height: int) -> bytes:
-    buffer = io.BytesIO()
-    reference_image(width, height).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def test_whole_image_is_decoded() -> None:
-    assert decode(png(20, 30)).size == (20, 30)
-
-
-@pytest.mark.parametrize("data", [b"", b"not an image", png(64, 64)[:200]], ids=["empty", "text", "cut short"])
-def test_unreadable_images(data: bytes) -> None:
-    with pytest.raises(UnreadableImageError, match=r"^[^<>]+$"):
-        decode(data)
