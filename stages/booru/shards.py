@@ -14,6 +14,7 @@ from repro.errors import StageError
 from repro.hashing import check_manifest
 
 import polars as pl
+import polars.selectors as cs
 
 TAGS_FILE = "tags.parquet"
 
@@ -31,9 +32,9 @@ def write_frame(path: Path, frame: pl.DataFrame) -> None:
 
 
 def row_lines(frame: pl.DataFrame) -> bytes:
-    """Canonical text of the rows: one JSON object a line, columns in the frame's order."""
+    """Canonical text of the rows: one JSON object a line, columns in the frame's order, bytes as hexadecimal digits."""
     buffer = io.BytesIO()
-    frame.write_ndjson(buffer)
+    frame.with_columns(cs.binary().bin.encode("hex")).write_ndjson(buffer)
     return buffer.getvalue()
 
 
@@ -51,10 +52,14 @@ class ShardWriter:
         self._digest.update(row_lines(frame))
         self.rows += frame.height
 
+    def write_table(self, name: str, frame: pl.DataFrame) -> None:
+        """Write a table beside the shards; its rows belong to the content digest."""
+        write_frame(self._folder / name, frame)
+        self._digest.update(row_lines(frame))
+
     def write_tags(self, tags: pl.DataFrame) -> None:
         """Write tags.parquet beside the shards."""
-        write_frame(self._folder / TAGS_FILE, tags)
-        self._digest.update(row_lines(tags))
+        self.write_table(TAGS_FILE, tags)
 
     def content_digest(self) -> str:
         return self._digest.hexdigest()
@@ -70,7 +75,7 @@ def shard_files(folder: Path, prefix: str) -> list[Path]:
     if not folder.is_dir():
         raise StageError(f"{folder}: no such folder; make it with the stage that writes it")
     check_manifest(folder)
-    files = sorted(folder.glob(f"{prefix}-*.parquet"))
+    files = sorted(folder.glob(f"{prefix}-*.parquet"), key=_number)
     if not files:
         raise StageError(f"{folder}: no {prefix}-*.parquet in it; is it the folder of another stage?")
     return files
@@ -79,7 +84,11 @@ def shard_files(folder: Path, prefix: str) -> list[Path]:
 def numbered_frames(files: list[Path], columns: list[str] | None = None) -> Iterator[tuple[int, pl.DataFrame]]:
     """(number in the file's name, frame) of each shard, one in memory at a time."""
     for file in files:
-        yield int(file.stem.rsplit("-", 1)[1]), pl.read_parquet(file, columns=columns)
+        yield _number(file), pl.read_parquet(file, columns=columns)
+
+
+def _number(file: Path) -> int:
+    return int(file.stem.rsplit("-", 1)[1])
 
 
 def read_tags(folder: Path) -> pl.DataFrame:

@@ -36,6 +36,14 @@ def test_row_lines_are_json_in_column_order():
     assert first == ['{"id":0,"text":null,"tags":[1,2]}', '{"id":1,"text":"é1","tags":[1,2]}']
 
 
+def test_row_lines_write_bytes_as_hexadecimal_digits():
+    frame = pl.DataFrame({"id": [1, 2], "phash": [b"\x00\xff", None], "dhash": pl.Series([2**64 - 1, None], dtype=pl.UInt64)})
+    assert row_lines(frame).decode().splitlines() == [
+        '{"id":1,"phash":"00ff","dhash":18446744073709551615}',
+        '{"id":2,"phash":null,"dhash":null}',
+    ]
+
+
 def test_content_digest_is_of_the_rows_not_of_the_shards(tmp_path):
     assert write_shards(tmp_path / "a", [100_000]) == write_shards(tmp_path / "b", [7, 60_000, 39_993])
     assert write_shards(tmp_path / "c", [99_999]) != write_shards(tmp_path / "d", [100_000])
@@ -48,6 +56,15 @@ def test_shards_come_back_in_order(tmp_path):
     assert [number for number, _ in frames] == list(range(12))
     assert pl.concat(frame for _, frame in frames)["id"].to_list() == list(range(120))
     assert read_tags(tmp_path / "a").rows() == [(1, "a")]
+
+
+def test_shards_of_larger_numbers_come_after_those_of_smaller(tmp_path):
+    (tmp_path / "a").mkdir()
+    writer = ShardWriter(tmp_path / "a", "images")
+    for number in (40_000, 1_000_000):
+        writer.write(number, FRAME[:1])
+    write_manifest(tmp_path / "a", writer.content_digest())
+    assert [number for number, _ in numbered_frames(shard_files(tmp_path / "a", "images"))] == [40_000, 1_000_000]
 
 
 def test_folders_that_are_not_whole(tmp_path):
