@@ -53,7 +53,7 @@ INDEXES = (
 POSTS_AT_ONCE = 30_000
 LATE_POSTS = 0.05
 CACHE_KIB = 100_000
-ROW_GROUP = 1_000_000
+ROW_GROUPS = {"post": 500_000, "tag": 1_000_000, "posttagrelation": 1_000_000}
 
 
 def main() -> None:
@@ -159,7 +159,9 @@ class ParquetTables:
         self._folder.mkdir(parents=True, exist_ok=True)
         for pieces in sorted(self._pieces.iterdir()):
             rows = pl.scan_parquet(pieces / "*.parquet")
-            rows.sink_parquet(self._folder / f"{pieces.name}.parquet", row_group_size=ROW_GROUP, maintain_order=True)
+            rows.sink_parquet(
+                self._folder / f"{pieces.name}.parquet", row_group_size=ROW_GROUPS[pieces.name], maintain_order=True
+            )
             shutil.rmtree(pieces)
 
 

@@ -3,31 +3,24 @@
 import json
 from pathlib import Path
 
-import polars as pl
-
 
 def read_captions(path: Path) -> dict[int, str]:
-    """{post id: caption} from a JSON-lines or parquet file with columns id and caption, or a folder of such files.
+    """{post id: caption} from JSON lines of id and caption: a file, or all *.jsonl of a folder.
 
     Raises:
-        ValueError: a post has two captions.
+        ValueError: no such file in the folder, or a post has two captions.
     """
-    files = sorted(p for p in path.rglob("*") if p.suffix in (".jsonl", ".parquet")) if path.is_dir() else [path]
+    files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"{path}: no *.jsonl with captions")
     captions: dict[int, str] = {}
     for file in files:
-        for post, caption in _rows(file):
-            if post in captions:
-                raise ValueError(f"{file}: post {post} has a second caption")
-            captions[post] = caption
-    return captions
-
-
-def _rows(file: Path) -> list[tuple[int, str]]:
-    if file.suffix == ".jsonl":
         with open(file, encoding="utf-8") as lines:
-            return [(row["id"], row["caption"]) for row in map(json.loads, lines)]
-    schema = pl.read_parquet_schema(file)
-    return pl.read_parquet(file, columns=["id", "caption"]).rows() if {"id", "caption"} <= schema.keys() else []
+            for row in map(json.loads, lines):
+                if row["id"] in captions:
+                    raise ValueError(f"{file}: post {row['id']} has a second caption")
+                captions[row["id"]] = row["caption"]
+    return captions
 
 
 def require_equal(expected: dict[int, str], found: dict[int, str], who: str) -> None:
