@@ -1,24 +1,30 @@
-"""Image archives of danbooru2023: uncompressed tars, indexed once, then read by offset.
+"""Images by post: the index that says where each image's bytes lie, and the reader that checks them against it.
 
-Layout (the data set's, as HakuBooru 3b00e14 reads it): `data-XXXX.tar` in the root holds the images
-of the posts whose id modulo 1000 is XXXX modulo 1000; `updates/<name>/*.tar` hold later ones. The
-members are `<post id>.<extension>`. HakuBooru passes over what it does not find; here an archive
-that is cut short or holds anything else is refused when it is indexed, and every image that is
-read later is checked against the index.
+The index is a folder of id-sorted shards, made once by stages/index_images.py. It is what the
+pipeline tracks instead of the archives; what proves an image unchanged from then on is its sha256,
+which is checked at every read.
 """
 
 import hashlib
-import re
-import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from repro.errors import StageError
 
 import polars as pl
 
-BUCKETS = 1000
+from booru.shards import shard_files
+
+INDEX_PREFIX = "images"
+# Ids of one shard of posts: shard number = id // SHARD_IDS.
+SHARD_IDS = 200_000
+# Number of the first shard of folder pictures, whose ids are spread over all of 2^52..2^53: runs of SHARD_ROWS rows.
+FOLDER_SHARD = 1_000_000
+SHARD_ROWS = 200_000
+# Ids of folder pictures begin here (booru/folders.py).
+FIRST_FOLDER_ID = 2**52
 INDEX_SCHEMA = {
     "id": pl.Int64,
     "archive": pl.String,
@@ -26,170 +32,87 @@ INDEX_SCHEMA = {
     "offset": pl.Int64,
     "size": pl.Int64,
     "sha256": pl.String,
+    "width": pl.Int32,
+    "height": pl.Int32,
+    "dhash": pl.UInt64,
+    "phash": pl.Binary,
+    "unreadable": pl.String,  # why the image cannot be decoded; null: it can
+    "sidecar_file": pl.String,
+    "sidecar": pl.String,
 }
-CHUNK = 1 << 20
-# A tar ends with two blocks of zeros; without them the file was cut, perhaps between two members.
-END_MARK = bytes(1024)
-_MAIN_NAME = re.compile(r"data-(\d+)\.tar")
-_MEMBER_NAME = re.compile(r"([0-9]{1,18})\.[A-Za-z0-9]+")
-
-
-class Image(NamedTuple):
-    """One row of the index: where an image's bytes lie, and which bytes they are."""
-
-    id: int
-    archive: str
-    member: str
-    offset: int
-    size: int
-    sha256: str
-
-
-def archive_names(root: Path) -> list[str]:
-    """Archives below `root`, relative to it: the main ones by number, then the updates by name.
-
-    Raises:
-        StageError: no such folder, no archive in it, or a tar with another kind of name in the root.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise StageError(f"{root}: no such folder of image archives (set runtime.image_root or IMAGE_ROOT)")
-    main = sorted(path.name for path in root.glob("*.tar"))
-    for name in main:
-        if not _MAIN_NAME.fullmatch(name):
-            raise StageError(f"{root / name}: not a name of danbooru2023's archives, data-<number>.tar; move it away")
-    updates = sorted(path.relative_to(root).as_posix() for path in root.glob("updates/*/*.tar"))
-    if not main + updates:
-        raise StageError(f"{root}: no data-<number>.tar in it; expected danbooru2023's image archives")
-    return sorted(main, key=lambda name: (_number(name), name)) + updates
-
-
-def scan_archive(root: Path, name: str) -> Iterator[Image]:
-    """Read one archive from its first to its last byte and yield its images in its own order.
-
-    Raises:
-        StageError: not a tar, cut short, a member that is no image file of a post, or a post that
-            belongs into another archive; names archive and member.
-    """
-    path = Path(root) / name
-    main = _MAIN_NAME.fullmatch(name)
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                image = Image(_post_id(path, member), name, member.name, member.offset_data, member.size, _sha256(tar, member))
-                if main and image.id % BUCKETS != _number(name) % BUCKETS:
-                    raise StageError(
-                        f"{path}: member '{member.name}' belongs into the archive of bucket {image.id % BUCKETS}"
-                        f" (post id modulo {BUCKETS}), not into this one"
-                    )
-                yield image
-            tar.fileobj.seek(tar.offset)
-            if tar.fileobj.read(len(END_MARK)) != END_MARK:
-                raise tarfile.ReadError("no end mark after the last member")
-    except tarfile.TarError as error:
-        raise StageError(f"{path}: not a whole tar archive ({error}); it was cut short or damaged, fetch it again") from None
-
-
-def index_archives(root: Path, advance: Callable[[int], None]) -> tuple[pl.DataFrame, int]:
-    """Index all archives below `root`.
-
-    Where an update brings an image that a main archive has as well, the main archive's stands, as in
-    HakuBooru (whose choice among several updates hangs on the file system; here that is an error).
-
-    Args:
-        advance: called with the bytes of each archive that is done.
-
-    Returns:
-        The index, sorted by id, and the number of updates' images that were passed over.
-
-    Raises:
-        StageError: as `scan_archive`, and for a post that two archives of the same kind hold.
-    """
-    frames = []
-    for name in archive_names(root):
-        frames.append(pl.DataFrame(list(scan_archive(root, name)), schema=INDEX_SCHEMA, orient="row"))
-        advance((Path(root) / name).stat().st_size)
-    index = pl.concat(frames).with_columns(is_update=pl.col("archive").str.starts_with("updates/"))
-    index = index.sort("id", "is_update", "archive", "offset")
-    _refuse_doubles(Path(root), index)
-    first = index.filter((pl.col("id") != pl.col("id").shift(1)).fill_null(True))
-    return first.drop("is_update"), index.height - first.height
-
-
-def _refuse_doubles(root: Path, index: pl.DataFrame) -> None:
-    same = (pl.col("id") == pl.col("id").shift(-1)) & (pl.col("is_update") == pl.col("is_update").shift(-1))
-    double = index.with_columns(other=pl.col("archive").shift(-1), other_member=pl.col("member").shift(-1)).filter(same).head(1)
-    if double.height:
-        row = double.row(0, named=True)
-        raise StageError(
-            f"{root}: post {row['id']} is there twice: {row['archive']} member '{row['member']}' and {row['other']}"
-            f" member '{row['other_member']}'; remove one of them"
-        )
-
-
-def _number(name: str) -> int:
-    return int(_MAIN_NAME.fullmatch(name)[1])
-
-
-def _post_id(path: Path, member: tarfile.TarInfo) -> int:
-    if not member.isreg() or member.issparse():
-        kind = "a folder" if member.isdir() else "not a plain file"
-        raise StageError(f"{path}: member '{member.name}' is {kind}; expected files named <post id>.<extension>")
-    match = _MEMBER_NAME.fullmatch(member.name)
-    if not match:
-        raise StageError(f"{path}: member '{member.name}' is not named <post id>.<extension>")
-    return int(match[1])
-
-
-def _sha256(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    digest = hashlib.sha256()
-    left = member.size
-    file = tar.extractfile(member)
-    while left:
-        chunk = file.read(min(CHUNK, left))
-        if not chunk:
-            raise tarfile.ReadError(f"member '{member.name}' ends {left} bytes early")
-        digest.update(chunk)
-        left -= len(chunk)
-    return digest.hexdigest()
+# Where an image's bytes lie, and which bytes they are: what ImageArchives.read needs.
+PLACE_COLUMNS = ("archive", "member", "offset", "size", "sha256")
 
 
 class ImageIndex:
-    """The index file, read in pieces.
+    """The index folder, read in pieces; its shards are checked against its manifest when it is opened.
 
     Raises:
-        StageError: no such file, not parquet, or other columns than an image index has.
+        StageError: no such folder, a shard that is missing or changed, or other columns than an image index has.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        if not self.path.is_file():
+        if self.path.is_file():
+            raise StageError(f"{self.path}: a file, but an image index is a folder; make it with stages/index_images.py")
+        if not self.path.is_dir():
             raise StageError(f"{self.path}: no such image index; stages/index_images.py makes it")
-        try:
-            schema = pl.read_parquet_schema(self.path)
-        except pl.exceptions.PolarsError:
-            raise StageError(f"{self.path}: not a parquet file; stages/index_images.py makes the image index") from None
-        for name, kind in INDEX_SCHEMA.items():
-            if schema.get(name) != kind:
-                found = f"is {schema[name]}" if name in schema else "is missing"
-                raise StageError(f"{self.path}: column {name} {found}, expected {kind}; make it with stages/index_images.py")
+        self._shards = shard_files(self.path, INDEX_PREFIX)
+        for shard in self._shards:
+            _check_schema(shard)
 
     def ids(self) -> pl.Series:
         """Ids of all images, ascending."""
-        ids = pl.read_parquet(self.path, columns=["id"])["id"]
+        ids = self.frame(["id"])["id"]
         if not (ids.is_sorted() and ids.is_unique().all()):
             raise StageError(f"{self.path}: ids are not ascending and unique; make it again with stages/index_images.py")
         return ids
 
-    def join_to(self, posts: pl.DataFrame) -> pl.DataFrame:
-        """The posts (sorted by id, all in the index) with the index's columns behind their own."""
-        span = pl.col("id").is_between(posts["id"].min(), posts["id"].max())
-        places = pl.scan_parquet(self.path).filter(span).select(list(INDEX_SCHEMA)).collect(engine="in-memory")
-        return posts.join(places, on="id", how="inner", maintain_order="left", validate="1:1")
+    def frame(self, columns: Sequence[str]) -> pl.DataFrame:
+        """These columns of all images, in the order of their ids."""
+        return pl.concat([pl.read_parquet(shard, columns=list(columns)) for shard in self._shards]).select(columns)
+
+    def join_to(self, posts: pl.DataFrame, columns: Sequence[str] = PLACE_COLUMNS) -> pl.DataFrame:
+        """The posts that are in the index, in their order, with these columns of it behind their own.
+
+        Only the shards, and of them the row groups, in which the posts' ids lie are read.
+        """
+        wanted = ["id", *columns]
+        empty = pl.DataFrame(schema={name: INDEX_SCHEMA[name] for name in wanted})
+        rows = pl.concat([empty, *self._rows_of(posts["id"], wanted)])
+        return posts.join(rows, on="id", how="inner", maintain_order="left", validate="1:1")
+
+    def _rows_of(self, ids: pl.Series, columns: list[str]) -> Iterator[pl.DataFrame]:
+        for shard, first, last in self._spans:
+            inside = ids.filter(ids.is_between(first, last))
+            if inside.len():
+                span = pl.col("id").is_between(inside.min(), inside.max())
+                rows = pl.scan_parquet(shard).filter(span).select(columns).collect(engine="in-memory")
+                yield rows.filter(pl.col("id").is_in(inside.implode()))
+
+    @cached_property
+    def _spans(self) -> list[tuple[Path, int, int]]:
+        """(file, first id, last id) of each shard."""
+        spans = []
+        for shard in self._shards:
+            ids = pl.read_parquet(shard, columns=["id"])["id"]
+            spans.append((shard, ids.min(), ids.max()))
+        return spans
+
+
+def _check_schema(shard: Path) -> None:
+    try:
+        schema = pl.read_parquet_schema(shard)
+    except pl.exceptions.PolarsError:
+        raise StageError(f"{shard}: not a parquet file; stages/index_images.py makes the image index") from None
+    for name, kind in INDEX_SCHEMA.items():
+        if schema.get(name) != kind:
+            found = f"is {schema[name]}" if name in schema else "is missing"
+            raise StageError(f"{shard}: column {name} {found}, expected {kind}; make it with stages/index_images.py")
 
 
 class ImageArchives:
-    """Reads images from the archives below `root` and checks each against its row of the index."""
+    """Reads images from the archives and picture folders below `root` and checks each against its row of the index."""
 
     def __init__(self, root: Path):
         self.root = Path(root)

@@ -1,152 +1,42 @@
-"""Image archives: indexing from the first to the last byte, reading with a check, refusing in words."""
+"""The image index read in pieces, and images read with a check."""
 
 import hashlib
 import io
-import os
-import tarfile
+from pathlib import Path
 
 from repro.errors import StageError
+from repro.hashing import write_manifest
 
 import polars as pl
 import pytest
+from PIL import Image
 from tiny_booru import make_archives, make_tar
 
-from booru.archives import INDEX_SCHEMA, ImageArchives, ImageIndex, archive_names, index_archives
-from booru.shards import write_frame
+from booru.archives import FOLDER_SHARD, INDEX_SCHEMA, PLACE_COLUMNS, ImageArchives, ImageIndex
+from booru.folders import folder_id
+from booru.indexing import index_here
+from booru.shards import ShardWriter
 
 ID = 1003
+SPREAD = [3, 1003, 200_003, 400_003, 400_004]
 
 
-def index(root):
-    return index_archives(root, lambda size: None)[0]
+def png(colour: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), (colour, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
-def complaint(root) -> str:
-    with pytest.raises(StageError) as error:
-        index(root)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def test_index_says_where_each_image_lies(tmp_path):
-    root = make_archives(tmp_path, [1003, 3, 2001, 9_000_000_003])
-    frame = index(root)
-    assert frame.schema == INDEX_SCHEMA
-    assert frame["id"].to_list() == [3, 1003, 2001, 9_000_000_003]
-    assert frame["archive"].to_list() == ["data-0003.tar", "data-0003.tar", "data-0001.tar", "data-0003.tar"]
-    for row in frame.iter_rows(named=True):
-        data = (root / row["archive"]).read_bytes()[row["offset"] :][: row["size"]]
-        assert data == f"picture {row['id']}".encode()
-        assert row["sha256"] == hashlib.sha256(data).hexdigest()
-        assert row["member"] == f"{row['id']}.webp"
-
-
-def test_archives_are_those_of_the_data_set(tmp_path):
-    for name in ("data-0010.tar", "data-2.tar", "data-1000.tar", "updates/20240319/7.tar"):
-        make_tar(tmp_path / name, {})
-    (tmp_path / "README.md").write_text("")
-    assert archive_names(tmp_path) == ["data-2.tar", "data-0010.tar", "data-1000.tar", "updates/20240319/7.tar"]
-
-
-def test_second_thousand_of_archives_holds_the_same_buckets(tmp_path):
-    make_tar(tmp_path / "data-1003.tar", {"5003.png": b"a"})
-    assert index(tmp_path)["archive"].to_list() == ["data-1003.tar"]
-
-
-def test_main_archives_beat_updates(tmp_path):
-    make_tar(tmp_path / "data-0003.tar", {"1003.webp": b"old"})
-    make_tar(tmp_path / "updates/a/0.tar", {"1003.webp": b"new", "77.jpg": b"x"})
-    frame, passed_over = index_archives(tmp_path, lambda size: None)
-    assert frame.select("id", "archive").rows() == [(77, "updates/a/0.tar"), (1003, "data-0003.tar")]
-    assert passed_over == 1
-
-
-def test_long_names_and_padding_between_members(tmp_path):
-    with tarfile.open(tmp_path / "data-0003.tar", "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "é" * 600}) as tar:
-        for name, size in (("1003.webp", 513), ("2003.webp", 0), ("3003.webp", 2_500_000)):
-            info = tarfile.TarInfo(name)
-            info.size = size
-            info.pax_headers = {"comment": "c" * 300}
-            tar.addfile(info, io.BytesIO(os.urandom(size)))
-    archives = ImageArchives(tmp_path)
-    assert [len(archives.read(row)) for row in index(tmp_path).iter_rows(named=True)] == [513, 0, 2_500_000]
-
-
-def test_folder_without_archives(tmp_path):
-    assert "no data-<number>.tar in it" in complaint(tmp_path)
-    assert "no such folder" in complaint(tmp_path / "none")
-
-
-def test_tar_of_another_name(tmp_path):
-    make_tar(tmp_path / "images.tar", {})
-    assert "images.tar: not a name" in complaint(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["notes.txt", "img/1003.webp", "1003", "x1003.webp", "-5.webp"])
-def test_member_of_another_name(tmp_path, name):
-    make_tar(tmp_path / "data-0003.tar", {"1003.webp": b"a", name: b"b"})
-    assert f"data-0003.tar: member '{name}' is not named" in complaint(tmp_path)
-
-
-@pytest.mark.parametrize(("kind", "text"), [(tarfile.DIRTYPE, "is a folder"), (tarfile.SYMTYPE, "is not a plain file")])
-def test_member_that_is_no_file(tmp_path, kind, text):
-    with tarfile.open(tmp_path / "data-0003.tar", "w") as tar:
-        info = tarfile.TarInfo("1003.webp")
-        info.type = kind
-        info.linkname = "2003.webp"
-        tar.addfile(info)
-    assert f"data-0003.tar: member '1003.webp' {text}" in complaint(tmp_path)
-
-
-def test_member_in_the_wrong_bucket(tmp_path):
-    make_tar(tmp_path / "data-0003.tar", {"1004.webp": b"a"})
-    assert "data-0003.tar: member '1004.webp' belongs into the archive of bucket 4" in complaint(tmp_path)
-
-
-def test_post_that_is_there_twice(tmp_path):
-    make_tar(tmp_path / "data-0003.tar", {"1003.webp": b"a", "1003.jpg": b"b"})
-    assert "post 1003 is there twice: data-0003.tar member '1003.webp' and data-0003.tar member '1003.jpg'" in complaint(tmp_path)
-    make_tar(tmp_path / "data-0003.tar", {"1003.webp": b"a"})
-    make_tar(tmp_path / "data-1003.tar", {"1003.webp": b"a"})
-    assert "data-0003.tar member '1003.webp' and data-1003.tar member '1003.webp'" in complaint(tmp_path)
-
-
-@pytest.mark.parametrize("length", [0, 100, 512, 700, 1024, 1200, 2048, 2100])
-def test_tar_cut_short_anywhere(tmp_path, length):
-    # Two members of 600 bytes: headers at 0 and 1536, the end mark at 3072.
-    path = make_tar(tmp_path / "data-0003.tar", {"1003.webp": bytes(600), "2003.webp": bytes(600)})
-    path.write_bytes(path.read_bytes()[:length])
-    text = complaint(tmp_path)
-    assert "data-0003.tar: not a whole tar archive" in text
-    assert "fetch it again" in text
-
-
-@pytest.mark.parametrize("length", [1536, 3072, 3072 + 512])
-def test_tar_cut_exactly_between_members(tmp_path, length):
-    path = make_tar(tmp_path / "data-0003.tar", {"1003.webp": bytes(600), "2003.webp": bytes(600)})
-    path.write_bytes(path.read_bytes()[:length])
-    assert "no end mark" in complaint(tmp_path)
-
-
-def test_tar_with_a_broken_header(tmp_path):
-    path = make_tar(tmp_path / "data-0003.tar", {"1003.webp": b"a", "2003.webp": b"b"})
-    data = bytearray(path.read_bytes())
-    data[1024 + 150] ^= 0xFF
-    path.write_bytes(data)
-    assert "not a whole tar archive" in complaint(tmp_path)
-
-
-def test_compressed_tar(tmp_path):
-    with tarfile.open(tmp_path / "data-0003.tar", "w:gz"):
-        pass
-    assert "not a whole tar archive" in complaint(tmp_path)
+def index_of(tmp_path: Path, ids: list[int]) -> ImageIndex:
+    index_here(make_archives(tmp_path / "images", ids), tmp_path / "index")
+    return ImageIndex(tmp_path / "index")
 
 
 @pytest.fixture
 def archives(tmp_path):
-    root = make_archives(tmp_path / "images", [ID, ID + 1000])
-    row = index(root).row(0, named=True)
-    return ImageArchives(root), row, root / row["archive"]
+    index = index_of(tmp_path, [ID, ID + 1000])
+    row = index.frame(list(INDEX_SCHEMA)).row(0, named=True)
+    return ImageArchives(tmp_path / "images"), row, tmp_path / "images" / row["archive"]
 
 
 def read_complaint(reader, row) -> str:
@@ -188,29 +78,93 @@ def test_archives_folder_must_be_there(tmp_path):
         ImageArchives(tmp_path / "none")
 
 
-def test_index_file_joins_to_posts_by_id(tmp_path):
-    frame = index(make_archives(tmp_path / "images", [3, 1003, 2003, 3003]))
-    write_frame(tmp_path / "images.parquet", frame)
-    image_index = ImageIndex(tmp_path / "images.parquet")
-    assert image_index.ids().to_list() == [3, 1003, 2003, 3003]
-    joined = image_index.join_to(pl.DataFrame({"id": [1003, 2003], "rating": [0, 1]}))
-    assert joined.equals(frame[1:3].with_columns(rating=pl.Series([0, 1])).select("id", "rating", *list(INDEX_SCHEMA)[1:]))
+def test_reading_a_picture_of_a_folder(tmp_path):
+    path = tmp_path / "images" / "wall papers" / "été" / "a.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(png(7))
+    index_here(tmp_path / "images", tmp_path / "index")
+    (row,) = ImageIndex(tmp_path / "index").frame(list(INDEX_SCHEMA)).to_dicts()
+    assert (row["id"], row["archive"]) == (folder_id("wall papers/été/a.png"), "wall papers/été/a.png")
+    assert ImageArchives(tmp_path / "images").read(row) == png(7)
 
 
-def test_index_files_that_are_none(tmp_path):
-    path = tmp_path / "images.parquet"
+def test_index_is_read_by_columns(tmp_path):
+    index = index_of(tmp_path, SPREAD[::-1])
+    assert [file.name for file in sorted((tmp_path / "index").glob("images-*"))] == [
+        "images-00000.parquet", "images-00001.parquet", "images-00002.parquet",
+    ]  # fmt: skip
+    assert index.ids().to_list() == SPREAD
+    frame = index.frame(["sha256", "id"])
+    assert frame.columns == ["sha256", "id"]
+    assert frame["sha256"].to_list() == [hashlib.sha256(f"picture {i}".encode()).hexdigest() for i in SPREAD]
+
+
+@pytest.mark.parametrize("ids", [[3], [1003, 200_003], [3, 400_004], SPREAD])
+def test_index_joins_to_posts_by_id(tmp_path, ids):
+    index = index_of(tmp_path, SPREAD)
+    posts = pl.DataFrame({"id": ids, "rating": [0] * len(ids)})
+    joined = index.join_to(posts)
+    assert joined.columns == ["id", "rating", *PLACE_COLUMNS]
+    expected = index.frame(["id", *PLACE_COLUMNS]).filter(pl.col("id").is_in(ids))
+    assert joined.drop("rating").equals(expected)
+    assert index.join_to(posts, ["width", "phash"]).columns == ["id", "rating", "width", "phash"]
+
+
+def test_posts_outside_of_the_index_are_not_joined(tmp_path):
+    index = index_of(tmp_path, SPREAD)
+    assert index.join_to(pl.DataFrame({"id": [2, 3, 4, 200_000, 10**9]}))["id"].to_list() == [3]
+    assert index.join_to(pl.DataFrame({"id": [7]}, schema={"id": pl.Int64})).height == 0
+    assert index.join_to(pl.DataFrame({"id": []}, schema={"id": pl.Int64})).height == 0
+
+
+def test_a_join_reads_only_the_shards_of_its_posts(tmp_path):
+    index = index_of(tmp_path, SPREAD)
+    assert index.join_to(pl.DataFrame({"id": [3]})).height == 1
+    (tmp_path / "index" / "images-00002.parquet").write_bytes(b"gone bad since it was opened")
+    assert index.join_to(pl.DataFrame({"id": [3, 200_003]})).height == 2
+
+
+def test_posts_come_before_folder_pictures(tmp_path):
+    root = tmp_path / "images"
+    make_tar(root / "data-0003.tar", {"150000000003.png": png(1)})
+    (root / "pixiv").mkdir()
+    (root / "pixiv" / "a.png").write_bytes(png(2))
+    index_here(root, tmp_path / "index")
+    index = ImageIndex(tmp_path / "index")
+    assert index.ids().to_list() == [150_000_000_003, folder_id("pixiv/a.png")]
+    assert (tmp_path / "index" / f"images-{FOLDER_SHARD}.parquet").exists()
+    posts = pl.DataFrame({"id": [150_000_000_003, folder_id("pixiv/a.png")]})
+    assert index.join_to(posts)["archive"].to_list() == ["data-0003.tar", "pixiv/a.png"]
+
+
+def write_shard(folder: Path, frame: pl.DataFrame) -> Path:
+    folder.mkdir()
+    shards = ShardWriter(folder, "images")
+    shards.write(0, frame)
+    write_manifest(folder, shards.content_digest())
+    return folder
+
+
+def test_index_folders_that_are_none(tmp_path):
     with pytest.raises(StageError, match="no such image index"):
-        ImageIndex(path)
-    path.write_text("id\n")
-    with pytest.raises(StageError, match="not a parquet file"):
-        ImageIndex(path)
-    frame = index(make_archives(tmp_path / "images", [3, 1003]))
-    write_frame(path, frame.drop("sha256"))
+        ImageIndex(tmp_path / "none")
+    (tmp_path / "images.parquet").write_text("id\n")
+    with pytest.raises(StageError, match="an image index is a folder"):
+        ImageIndex(tmp_path / "images.parquet")
+    frame = index_of(tmp_path, [3, 1003]).frame(list(INDEX_SCHEMA))
     with pytest.raises(StageError, match="column sha256 is missing"):
-        ImageIndex(path)
-    write_frame(path, frame.with_columns(pl.col("offset").cast(pl.Int32)))
+        ImageIndex(write_shard(tmp_path / "a", frame.drop("sha256")))
     with pytest.raises(StageError, match="column offset is Int32, expected Int64"):
-        ImageIndex(path)
-    write_frame(path, pl.concat([frame, frame]))
+        ImageIndex(write_shard(tmp_path / "b", frame.with_columns(pl.col("offset").cast(pl.Int32))))
     with pytest.raises(StageError, match="not ascending and unique"):
-        ImageIndex(path).ids()
+        ImageIndex(write_shard(tmp_path / "c", pl.concat([frame, frame]))).ids()
+
+
+def test_a_changed_shard_is_refused(tmp_path):
+    index_of(tmp_path, SPREAD)
+    shard = tmp_path / "index" / "images-00001.parquet"
+    data = bytearray(shard.read_bytes())
+    data[10] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(StageError, match=r"images-00001.parquet: missing, unexpected or changed"):
+        ImageIndex(tmp_path / "index")
