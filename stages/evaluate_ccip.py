@@ -1,7 +1,7 @@
 """Score how well the base and the merged model draw the references' characters.
 
     python stages/evaluate_ccip.py --base models/base --merged models/sample --ccip models/sample-ccip \\
-        --references data/sample/references.json --image-index data/sample/images.parquet \\
+        --references data/sample/references.json --image-index data/sample/image_index \\
         --output reports/ccip.json --characters reports/ccip_characters.csv \\
         --plots reports/ccip --pictures reports/pictures
 
@@ -49,7 +49,7 @@ def evaluate_parser() -> ArgumentParser:
         "--ccip", type=Path, required=True, help="folder of the CCIP encoder (model_feat.onnx, metrics.json, ...)"
     )
     parser.add_argument("--references", type=Path, required=True, help="references.json: characters and their reference posts")
-    parser.add_argument("--image-index", type=Path, required=True, help="index of the image archives (parquet)")
+    parser.add_argument("--image-index", type=Path, required=True, help="folder of index_images")
     parser.add_argument("--output", type=Path, required=True, help="JSON to write: scores and their comparison")
     parser.add_argument("--characters", type=Path, required=True, help="CSV to write: one row a character and model")
     parser.add_argument("--plots", type=Path, required=True, help="folder to write: plots as CSV and PNG")

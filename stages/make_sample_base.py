@@ -75,7 +75,7 @@ def caption_posts(state: Path, params_file: Path) -> None:
         run("select_posts.py", database=state / "dump" / "metadata.db", output=state / "posts")
     if not (state / "kept").exists():
         run(
-            "filter_posts.py", posts=state / "posts", image_index=state / "dump" / "images.parquet", output=state / "kept",
+            "filter_posts.py", posts=state / "posts", image_index=state / "dump" / "image_index", output=state / "kept",
             funnel=state / "filter.json", ledger=state / "ledger.parquet",
         )  # fmt: skip
     if not (state / "captions").exists():
@@ -91,7 +91,7 @@ def make_start(state: Path, params: Params, art: Path) -> None:
         return
     dump, folder = state / "dump", state / "vae"
     folder.mkdir(exist_ok=True)
-    job = Job(dump / "images.parquet", dump / "images", params.latents, params.seed, folder, Settings())
+    job = Job(dump / "image_index", dump / "images", params.latents, params.seed, folder, Settings())
     vae, _ = train_vae(job, params.runtime.processes)
     write_start(state / "start", vae, art / MERGES_FILE, params.seed)
 

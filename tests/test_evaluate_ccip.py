@@ -16,13 +16,12 @@ from repro.hashing import hash_tree
 from repro.params import read_yaml
 from repro.randomness import Stream
 
-import polars as pl
 import pytest
 import yaml
 from PIL import Image
 from small_sdxl import write_small_sdxl
 
-from booru.archives import index_archives
+from booru.indexing import index_here
 
 PICTURES, REFERENCES, CHARACTERS = 2, 3, ("aoi", "mika_(lorelei)")
 ENTRY = {"series": "lorelei", "gender_tag": "1girl", "artists": ["lisa_wischofsky", "zoish"], "core_tags": []}
@@ -56,7 +55,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Path:
     posts = {name: [8_000_000 + 1000 * (10 * i + k) for k in range(REFERENCES)] for i, name in enumerate(CHARACTERS)}
     posts["ruri"] = [9_000_000]
     write_archive(folder / "images", {post: picture(post) for ids in posts.values() for post in ids})
-    index_archives(folder / "images", lambda _: None)[0].write_parquet(folder / "images.parquet")
+    index_here(folder / "images", folder / "image_index")
     references = {"characters": {n: {**ENTRY, "posts": ids} for n, ids in posts.items()}, "held_out": [["aoi", "johan_melin"]]}
     (folder / "references.json").write_text(json.dumps(references))
     values = read_yaml(Path("params.yaml").read_text(), "params.yaml")
@@ -74,7 +73,7 @@ def command(inputs: Path, output: Path, *more: str) -> list[str]:
         "merged": inputs / "merged",
         "ccip": inputs / "ccip",
         "references": inputs / "references.json",
-        "image-index": inputs / "images.parquet",
+        "image-index": inputs / "image_index",
         "output": output / "ccip.json",
         "characters": output / "ccip_characters.csv",
         "plots": output / "ccip",
@@ -177,12 +176,12 @@ def test_one_picture_one_reference_and_equal_models(inputs, tmp_path):
 def test_a_broken_reference_picture_is_named(inputs, tmp_path):
     images = {8_000_000 + 1000 * k: picture(k) for k in range(REFERENCES)} | {8_001_000: b"\x89PNG not quite"}
     write_archive(tmp_path / "images", images)
-    index_archives(tmp_path / "images", lambda _: None)[0].write_parquet(tmp_path / "images.parquet")
+    index_here(tmp_path / "images", tmp_path / "image_index")
     references = {"characters": {"aoi": {**ENTRY, "posts": sorted(images)}}}
     (tmp_path / "references.json").write_text(json.dumps(references))
     line = refused(
         inputs, tmp_path / "out", "--references", str(tmp_path / "references.json"), "--image-index",
-        str(tmp_path / "images.parquet"), "--set", f"runtime.image_root={tmp_path / 'images'}",
+        str(tmp_path / "image_index"), "--set", f"runtime.image_root={tmp_path / 'images'}",
     )  # fmt: skip
     assert "8001000.png, a reference of aoi, cannot be decoded" in line
 
@@ -196,9 +195,9 @@ def test_a_changed_archive_is_named(inputs, tmp_path):
 
 
 def test_a_reference_outside_the_index_is_named(inputs, tmp_path):
-    index = pl.read_parquet(inputs / "images.parquet")
-    index.filter(pl.col("id") != 8_002_000).write_parquet(tmp_path / "images.parquet")
-    line = refused(inputs, tmp_path / "out", "--image-index", str(tmp_path / "images.parquet"))
+    write_archive(tmp_path / "images", {8_000_000: picture(8_000_000), 8_001_000: picture(8_001_000)})
+    index_here(tmp_path / "images", tmp_path / "image_index")
+    line = refused(inputs, tmp_path / "out", "--image-index", str(tmp_path / "image_index"))
     assert "post 8002000, a reference of aoi, is not in the image index" in line
 
 

@@ -1,6 +1,7 @@
 """The filter stage as a process."""
 
 import json
+import shutil
 
 from repro.hashing import check_manifest
 
@@ -28,7 +29,7 @@ def inputs(tmp_path):
     every = ["--set", "select.ranges=[{first: 0, last: 9999, take: null}]", "--set", "select.shard_posts=7"]
     for run in (
         run_script("select_posts.py", "--database", database, "--output", tmp_path / "posts", *every),
-        run_script("index_images.py", "--images", tmp_path / "images", "--output", tmp_path / "images.parquet"),
+        run_script("index_images.py", "--images", tmp_path / "images", "--output", tmp_path / "image_index"),
     ):
         assert run.returncode == 0, run.stderr
     return tmp_path
@@ -37,7 +38,7 @@ def inputs(tmp_path):
 def options(inputs, name="out"):
     output = inputs / name
     return [
-        "--posts", inputs / "posts", "--image-index", inputs / "images.parquet", "--output", output / "kept",
+        "--posts", inputs / "posts", "--image-index", inputs / "image_index", "--output", output / "kept",
         "--funnel", output / "funnel.json", "--ledger", output / "ledger.parquet",
     ]  # fmt: skip
 
@@ -84,10 +85,12 @@ def test_block_list_cannot_be_emptied(inputs):
 
 
 def test_missing_or_damaged_inputs(inputs):
-    assert "is missing, expected" in refusal(
+    assert "an image index is a folder" in refusal(
         "filter_posts.py", *options(inputs)[:2], "--image-index", inputs / "posts" / "tags.parquet", *options(inputs)[4:]
     )
-    (inputs / "images.parquet").unlink()
+    (inputs / "image_index" / "images-00000.parquet").unlink()
+    assert "images-00000.parquet: missing, unexpected or changed" in refusal("filter_posts.py", *options(inputs))
+    shutil.rmtree(inputs / "image_index")
     assert "no such image index" in refusal("filter_posts.py", *options(inputs))
     (inputs / "posts" / "posts-00285.parquet").write_bytes(b"")
     assert "posts-00285.parquet: missing, unexpected or changed" in refusal("filter_posts.py", *options(inputs))

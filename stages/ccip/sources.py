@@ -24,13 +24,13 @@ class PictureSource:
     open: Callable[[], Image.Image]
 
 
-def reference_sources(references: Sequence[Reference], count: int, index_file: Path, image_root: Path) -> list[PictureSource]:
+def reference_sources(references: Sequence[Reference], count: int, index_folder: Path, image_root: Path) -> list[PictureSource]:
     """The first `count` reference posts of each character, character by character.
 
     Raises:
         StageError: no index, no archives, or a post that the index does not have.
     """
-    index = ImageIndex(index_file)
+    index = ImageIndex(index_folder)
     archives = ImageArchives(image_root)
     wanted = sorted({post for reference in references for post in reference.posts[:count]})
     rows = {row["id"]: row for row in index.join_to(pl.DataFrame({"id": wanted}, schema={"id": pl.Int64})).to_dicts()}
@@ -38,7 +38,7 @@ def reference_sources(references: Sequence[Reference], count: int, index_file: P
     for reference in references:
         for post in reference.posts[:count]:
             if post not in rows:
-                raise StageError(f"{index_file}: post {post}, a reference of {reference.character}, is not in the image index")
+                raise StageError(f"{index_folder}: post {post}, a reference of {reference.character}, is not in the image index")
             sources.append(
                 PictureSource(f"post {post}", functools.partial(_open_post, archives, reference.character, rows[post]))
             )

@@ -1,4 +1,4 @@
-"""Posts as a dump: metadata.db in danbooru2023's schema, images/data-XXXX.tar by id modulo 1000, images.parquet."""
+"""Posts as a dump: metadata.db in danbooru2023's schema, images/data-XXXX.tar by id modulo 1000, image_index/."""
 
 import hashlib
 import io
@@ -11,9 +11,7 @@ from typing import Any
 
 from repro.randomness import Stream
 
-import polars as pl
-
-from booru.archives import INDEX_SCHEMA
+from booru.indexing import index_here
 from sample.pictures import VectorFigure, draw, encode, style_definition
 from sample.posts import RATINGS, Post, Relation, Tag, created_at
 
@@ -124,26 +122,16 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
     return info
 
 
-def write_archives(folder: Path, images: Iterable[tuple[int, bytes]]) -> pl.DataFrame:
-    """data-XXXX.tar files, members `<id>.webp` by ascending id, and their index (the image index of the data stages)."""
+def write_archives(folder: Path, images: Iterable[tuple[int, bytes]]) -> None:
+    """data-XXXX.tar files, members `<id>.webp` by ascending id."""
     folder.mkdir(parents=True, exist_ok=True)
     by_tar: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
     for post_id, data in images:
         by_tar[post_id % 1000].append((post_id, data))
-    index = []
     for residue in sorted(by_tar):
-        archive = f"data-{residue:04d}.tar"
-        with tarfile.open(folder / archive, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with tarfile.open(folder / f"data-{residue:04d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for post_id, data in sorted(by_tar[residue]):
-                member = _member(f"{post_id}.webp", len(data))
-                offset = tar.offset + tarfile.BLOCKSIZE
-                tar.addfile(member, io.BytesIO(data))
-                index.append((post_id, archive, member.name, offset, len(data), hashlib.sha256(data).hexdigest()))
-    return pl.DataFrame(index, schema=INDEX_SCHEMA, orient="row").sort("id")
-
-
-def write_index(path: Path, index: pl.DataFrame) -> None:
-    index.write_parquet(path, row_group_size=65536, compression="zstd", compression_level=3, statistics=True)
+                tar.addfile(_member(f"{post_id}.webp", len(data)), io.BytesIO(data))
 
 
 def archived_bytes(post: Post, art: Path) -> bytes | None:
@@ -155,9 +143,10 @@ def archived_bytes(post: Post, art: Path) -> bytes | None:
 
 
 def write_posts(folder: Path, posts: list[Post], extra_relations: list[Relation], seed: int, art: Path) -> None:
-    """Draw the posts and write metadata.db, images/ and images.parquet into an existing folder."""
+    """Draw the posts and write metadata.db, images/ and image_index/ into an existing folder."""
     files = {post.id: archived_bytes(post, art) for post in posts}
     images = {post_id: data for post_id, data in files.items() if data is not None}
-    write_index(folder / "images.parquet", write_archives(folder / "images", images.items()))
+    write_archives(folder / "images", images.items())
+    index_here(folder / "images", folder / "image_index")
     rows = [_row(post, files[post.id], seed) for post in posts]
     write_database(folder / "metadata.db", rows, {post.id: post.tags for post in posts}, extra_relations)

@@ -48,7 +48,7 @@ def random_posts(population: str) -> list[Post]:
 
 
 def write_dump(population: str, folder: Path, art: Path = ART) -> None:
-    """Draw a population into `folder`: metadata.db, images/data-XXXX.tar, images.parquet, for `taught` references.json
+    """Draw a population into `folder`: metadata.db, images/data-XXXX.tar, image_index/, for `taught` references.json
     and ATTRIBUTION.md."""
     with whole_folder(folder) as target:
         if population == "taught":

@@ -15,12 +15,11 @@ from repro.processes import extra_ranks
 from repro.progress import Progress
 from repro.randomness import Stream, seed_for
 
-import polars as pl
 import torch
 from diffusers import AutoencoderKL
 from torch.nn.functional import l1_loss, mse_loss
 
-from booru.archives import ImageArchives
+from booru.archives import PLACE_COLUMNS, ImageArchives, ImageIndex
 from latents.buckets import Size, make_buckets, place
 from latents.resize import decode, fit
 from sample.architecture import VAE_FACTOR, make_vae
@@ -101,7 +100,7 @@ def read_pictures(index: Path, images: Path, settings: Latents, seed: int) -> Pi
     )
     archives = ImageArchives(images)
     by_bucket: dict[Size, list[torch.Tensor]] = {}
-    for row in pl.read_parquet(index).iter_rows(named=True):
+    for row in ImageIndex(index).frame(["id", *PLACE_COLUMNS]).iter_rows(named=True):
         image = decode(archives.read(row))
         placement = place(image.size, buckets)
         by_bucket.setdefault(placement.bucket, []).append(torch.from_numpy(fit(image, placement)).permute(2, 0, 1))

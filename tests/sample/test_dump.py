@@ -7,10 +7,10 @@ import sqlite3
 import tarfile
 from pathlib import Path
 
-import polars as pl
 import pytest
 from PIL import Image
 
+from booru.archives import INDEX_SCHEMA, ImageIndex
 from sample.characters import taught_characters
 from sample.dump import write_posts
 from sample.pictures import ART
@@ -79,7 +79,7 @@ def test_archives_are_plain_ustar_by_id_modulo_1000(tmp_path, few_posts):
 
 @pytest.fixture(scope="module")
 def index():
-    return pl.read_parquet(SAMPLE / "images.parquet")
+    return ImageIndex(SAMPLE / "image_index").frame(list(INDEX_SCHEMA))
 
 
 def test_committed_index_reads_back_every_file(index):
@@ -99,6 +99,7 @@ def test_committed_pictures_open_except_the_two_broken(index):
             except OSError:
                 broken.append(row["id"])
     assert len(broken) == 2
+    assert index.filter(index["unreadable"].is_not_null())["id"].to_list() == broken
 
 
 def test_committed_sizes_and_digests_stand_in_the_database(index):

@@ -1,7 +1,6 @@
 """VAE training: buckets, keyed batches, learning, exact continuation, two processes."""
 
 import dataclasses
-import hashlib
 import io
 from pathlib import Path
 
@@ -9,12 +8,12 @@ from repro.numerics import fix_torch
 from repro.params import load_params
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from PIL import Image
 from tiny_booru import make_tar
 
+from booru.indexing import index_here
 from sample.vae import Job, Settings, rate, read_pictures, run_updates, scaling_factor, train_vae
 from training.ranks import Ranks
 
@@ -37,14 +36,9 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("pictures")
     files = {1000 * i: blocks(i) for i in range(12)}
     make_tar(folder / "images" / "data-0000.tar", {f"{i}.webp": data for i, data in files.items()})
-    rows, offset = [], 0
-    for i, data in files.items():
-        rows.append((i, "data-0000.tar", f"{i}.webp", offset + 512, len(data), hashlib.sha256(data).hexdigest()))
-        offset += 512 + -(-len(data) // 512) * 512
-    columns = ["id", "archive", "member", "offset", "size", "sha256"]
-    pl.DataFrame(rows, schema=columns, orient="row").write_parquet(folder / "images.parquet")
+    index_here(folder / "images", folder / "image_index")
     latents = load_params(Path("params.yaml")).latents
-    return Job(folder / "images.parquet", folder / "images", latents, 11, folder, SMALL)
+    return Job(folder / "image_index", folder / "images", latents, 11, folder, SMALL)
 
 
 def in_folder(job: Job, folder: Path) -> Job:
