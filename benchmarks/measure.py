@@ -30,12 +30,14 @@ class Measurement:
     wall, cpu: seconds; cpu is user + system of the process and of all its descendants.
     peak_pss: bytes; the highest sum over the tree of proportional set sizes (shared pages count once) that was
         seen in samples 50 ms apart. Pages of mapped files count.
+    peak_anonymous: bytes; the same without the pages of mapped files, which the kernel can drop at any time.
     max_rss: bytes; the highest resident size of any one process of the tree.
     """
 
     wall: float
     cpu: float
     peak_pss: int
+    peak_anonymous: int
     max_rss: int
 
 
@@ -57,7 +59,7 @@ def run(command: Sequence[str | os.PathLike], cwd: Path | None = None, env: dict
         if code:
             output.seek(max(0, output.tell() - TAIL))
             raise RuntimeError(f"{' '.join(map(str, command))}: exit code {code}\n{output.read().decode(errors='replace')}")
-    return Measurement(wall, cpu, memory.peak_pss, memory.max_rss)
+    return Measurement(wall, cpu, memory.peak_pss, memory.peak_anonymous, memory.max_rss)
 
 
 def best_of(
@@ -72,6 +74,7 @@ def best_of(
         wall=min(m.wall for m in measured),
         cpu=min(m.cpu for m in measured),
         peak_pss=max(m.peak_pss for m in measured),
+        peak_anonymous=max(m.peak_anonymous for m in measured),
         max_rss=max(m.max_rss for m in measured),
     )
 
@@ -98,7 +101,7 @@ class _MemorySampler:
     """Samples the memory of a process tree in a thread, from its making until stop()."""
 
     def __init__(self, root: int):
-        self.peak_pss = self.max_rss = 0
+        self.peak_pss = self.peak_anonymous = self.max_rss = 0
         self._root = root
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_ended, daemon=True)
@@ -116,11 +119,14 @@ class _MemorySampler:
             pause = max(SAMPLE_SECONDS, (time.monotonic() - start) / SAMPLING_SHARE)
 
     def _sample(self) -> None:
-        pss = 0
+        pss = anonymous = 0
         for pid in _tree(self._root):
-            pss += _kib_line(pid, "smaps_rollup", "Pss:") * 1024
-            self.max_rss = max(self.max_rss, _kib_line(pid, "status", "VmHWM:") * 1024)
+            rollup = _read(f"/proc/{pid}/smaps_rollup")
+            pss += _bytes_at(rollup, "Pss:")
+            anonymous += _bytes_at(rollup, "Pss_Anon:")
+            self.max_rss = max(self.max_rss, _bytes_at(_read(f"/proc/{pid}/status"), "VmHWM:"))
         self.peak_pss = max(self.peak_pss, pss)
+        self.peak_anonymous = max(self.peak_anonymous, anonymous)
 
 
 def _tree(root: int) -> set[int]:
@@ -138,10 +144,10 @@ def _tree(root: int) -> set[int]:
     return tree
 
 
-def _kib_line(pid: int, file: str, label: str) -> int:
-    """The number on a line of /proc/<pid>/<file>; 0 where the process has ended."""
-    lines = [line for line in _read(f"/proc/{pid}/{file}").splitlines() if line.startswith(label)]
-    return int(lines[0].split()[1]) if lines else 0
+def _bytes_at(text: str, label: str) -> int:
+    """The number of KiB on a line of a file of /proc, in bytes; 0 where the process has ended."""
+    lines = [line for line in text.splitlines() if line.startswith(label)]
+    return int(lines[0].split()[1]) * 1024 if lines else 0
 
 
 def _read(path: str) -> str:
