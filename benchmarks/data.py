@@ -140,15 +140,17 @@ def extrapolated(small: int, at_small: Measurement, large: int, at_large: Measur
     """Every figure on the straight line through two sizes; memory does not shrink below that of the larger.
 
     The memory of a shard of ids does grow so: the smaller a database, the fewer of its posts are in one.
+    Wall seconds of a busy machine can be on no such line; they are at least the CPU seconds shared by all cores.
     """
     scale = (FULL_POSTS - large) / (large - small)
 
     def at_full(a: float, b: float) -> float:
         return b + (b - a) * scale
 
+    cpu = at_full(at_small.cpu, at_large.cpu)
     return Measurement(
-        wall=at_full(at_small.wall, at_large.wall),
-        cpu=at_full(at_small.cpu, at_large.cpu),
+        wall=max(cpu / os.cpu_count(), at_full(at_small.wall, at_large.wall)),
+        cpu=cpu,
         peak_pss=max(at_large.peak_pss, int(at_full(at_small.peak_pss, at_large.peak_pss))),
         peak_anonymous=max(at_large.peak_anonymous, int(at_full(at_small.peak_anonymous, at_large.peak_anonymous))),
         max_rss=max(at_large.max_rss, int(at_full(at_small.max_rss, at_large.max_rss))),
