@@ -15,7 +15,7 @@ from repro.errors import StageError
 
 import polars as pl
 
-from booru.shards import shard_files
+from booru.shards import numbered_frames, shard_files
 
 INDEX_PREFIX = "images"
 # Ids of one shard of posts: shard number = id // SHARD_IDS.
@@ -71,6 +71,12 @@ class ImageIndex:
     def frame(self, columns: Sequence[str]) -> pl.DataFrame:
         """These columns of all images, in the order of their ids."""
         return pl.concat([pl.read_parquet(shard, columns=list(columns)) for shard in self._shards]).select(columns)
+
+    def folder_frames(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """These columns of the folder pictures, shard by shard in the order of their ids."""
+        for number, frame in numbered_frames(self._shards, list(columns)):
+            if number >= FOLDER_SHARD:
+                yield frame.select(columns)
 
     def join_to(self, posts: pl.DataFrame, columns: Sequence[str] = PLACE_COLUMNS) -> pl.DataFrame:
         """The posts that are in the index, in their order, with these columns of it behind their own.

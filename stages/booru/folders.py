@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from booru.archives import FIRST_FOLDER_ID
+from booru.archives import FIRST_FOLDER_ID, INDEX_SCHEMA, ImageIndex
 from booru.image_rows import extension_of
 from booru.ratings import RATINGS
 from booru.sidecars import Name, Sidecar, parse_sidecar
@@ -18,6 +18,8 @@ from booru.tags import TAG_TYPES
 ID_BITS = 52
 GENERAL = TAG_TYPES.index("general")
 CUSTOM = TAG_TYPES.index("custom")
+# What of the image index is needed to make posts of folder pictures.
+ROW_SCHEMA = {name: INDEX_SCHEMA[name] for name in ("id", "archive", "member", "width", "height", "sidecar_file", "sidecar")}
 POST_SCHEMA = {
     "id": pl.Int64,
     "source": pl.String,
@@ -46,6 +48,11 @@ def folder_id(path: str) -> int:
     return FIRST_FOLDER_ID + (int.from_bytes(digest[:8], "big") >> (64 - ID_BITS))
 
 
+def folder_rows(index: ImageIndex) -> pl.DataFrame:
+    """The rows of the folder pictures of an image index, by id, as `folder_posts` takes them."""
+    return pl.concat([pl.DataFrame(schema=ROW_SCHEMA), *index.folder_frames(list(ROW_SCHEMA))])
+
+
 def folder_posts(rows: pl.DataFrame, tags: pl.DataFrame, settings: Mapping[str, Any]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Posts of folder pictures, sorted by id, and the tag table grown by the tags that it did not have.
 
@@ -55,7 +62,7 @@ def folder_posts(rows: pl.DataFrame, tags: pl.DataFrame, settings: Mapping[str, 
     order of their first appearance, popularity 0, and underscores for spaces unless they are custom.
 
     Args:
-        rows: rows of the image index (id, archive, member, width, height, sidecar_file, sidecar), of folder pictures alone.
+        rows: rows of the image index with the columns of `ROW_SCHEMA`, of folder pictures alone.
         tags: id, name, type, popularity, sorted by id. To go through many rows in pieces, hand the grown table to the next.
         settings: {folder: object with `custom`, the words for all of its pictures, and `rating`, the name of the rating
             of those whose sidecar has none, or None}; a folder that is missing there has neither.

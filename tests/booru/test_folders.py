@@ -9,9 +9,11 @@ from repro.errors import StageError
 
 import polars as pl
 import pytest
+from tiny_booru import make_archives
 
-from booru.archives import INDEX_SCHEMA
-from booru.folders import POST_SCHEMA, folder_id, folder_posts
+from booru.archives import INDEX_SCHEMA, ImageIndex
+from booru.folders import POST_SCHEMA, folder_id, folder_posts, folder_rows
+from booru.indexing import index_here
 
 TAGS = pl.DataFrame(
     [(1, "1girl", 0, 900), (4, "long_hair", 0, 500), (7, "artist name", 1, 2), (8, "saber", 2, 30), (12, "saber", 3, 1)],
@@ -135,6 +137,26 @@ def test_no_rows_and_no_tags():
     assert posts.schema == POST_SCHEMA
     assert (posts.height, tags.height) == (0, 0)
     assert folder_posts(rows("a"), TAGS[:0], {})[0]["tags"].to_list() == [[1]]
+
+
+def test_from_the_index_to_posts(tmp_path):
+    root = make_archives(tmp_path / "images", [3, 1003])
+    for name in ("pixiv/b.png", "cg/a/c.png"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(b"no picture")
+        (root / name).with_suffix(".txt").write_text("1girl, new")
+    index_here(root, tmp_path / "index")
+    rows = folder_rows(ImageIndex(tmp_path / "index"))
+    posts, tags = folder_posts(rows, TAGS, SETTINGS)
+    assert posts["id"].to_list() == sorted([folder_id("pixiv/b.png"), folder_id("cg/a/c.png")])
+    assert set(posts["source"]) == {"pixiv", "cg"}
+    assert posts["tags"].to_list() == [[1, 13], [1, 13]]
+    assert tags["name"][-1] == "new"
+
+
+def test_an_index_without_folders_has_no_folder_rows(tmp_path):
+    index_here(make_archives(tmp_path / "images", [3]), tmp_path / "index")
+    assert folder_rows(ImageIndex(tmp_path / "index")).height == 0
 
 
 def test_a_wrong_sidecar_is_named():
