@@ -31,7 +31,8 @@ class Pictures:
     """Pictures by rank, the order in which they are gone through.
 
     row: i64 [n] place in the input; dhash: u64 [n]; phash: u64 [n, 4]; width, height: i32 [n], pixels;
-    aspect: the largest quotient of two partners' aspect ratios.
+    whole: the number type in which aspect ratios are compared, i64 or, where that could overflow, object.
+    max_dhash, max_phash, max_aspect: the bounds for partners.
     """
 
     row: np.ndarray
@@ -39,6 +40,7 @@ class Pictures:
     phash: np.ndarray
     width: np.ndarray
     height: np.ndarray
+    whole: type
     max_dhash: int
     max_phash: int
     max_aspect: Fraction
@@ -66,7 +68,10 @@ def ranked_pictures(images: pl.DataFrame, max_dhash: int, max_phash: int, max_as
         column = images["phash"].bin.slice(8 * word, 8).bin.reinterpret(dtype=pl.UInt64, endianness="little")
         phash[:, word] = column.to_numpy()[row]
     ratio = Fraction(str(max_aspect))  # 1.05 is 21/20, not the float's 53 binary digits
-    return Pictures(row, images["dhash"].to_numpy()[row], phash, width[row], height[row], max_dhash, max_phash, ratio)
+    largest = int(width.max(initial=0)) * int(height.max(initial=0)) * ratio.numerator
+    whole = np.int64 if largest < 1 << 63 else object
+    dhash = images["dhash"].to_numpy()[row]
+    return Pictures(row, dhash, phash, width[row], height[row], whole, max_dhash, max_phash, ratio)
 
 
 def reduced_aspects(pictures: Pictures, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -101,15 +106,11 @@ def first_of_equals(pictures: Pictures) -> np.ndarray:
 
 def similar_aspects(pictures: Pictures, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Is the quotient of the aspect ratios at most max_aspect, either way round? Exact, without division."""
-    ratio = pictures.max_aspect
-    a, b = pictures.width[left].astype(np.int64), pictures.width[right].astype(np.int64)
-    c, d = pictures.height[right], pictures.height[left]
-    largest = int(pictures.width.max(initial=1)) * int(pictures.height.max(initial=1))
-    if largest * max(ratio.numerator, ratio.denominator) >= 1 << 63:
-        a, b = a.astype(object), b.astype(object)  # whole numbers without bound, slower
-    one, other = a * c, b * d
-    numerator, denominator = ratio.numerator, ratio.denominator
-    return ((one * denominator <= other * numerator) & (other * denominator <= one * numerator)).astype(bool)
+    ratio, whole = pictures.max_aspect, pictures.whole
+    one = pictures.width[left].astype(whole) * pictures.height[right].astype(whole)
+    other = pictures.width[right].astype(whole) * pictures.height[left].astype(whole)
+    smaller, larger = np.minimum(one, other), np.maximum(one, other)
+    return (larger * ratio.denominator <= smaller * ratio.numerator).astype(bool)
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def close_between_small_groups(pictures: Pictures, groups: Groups, one: np.ndarr
     """Members of groups `one` and `other`, pair by pair; a group with itself gives each pair once."""
     counts = groups.size[one] * groups.size[other]
     filled = np.cumsum(counts)
-    cuts = np.searchsorted(filled, np.arange(PORTION, filled[-1], PORTION)) if len(filled) else []
+    cuts = np.searchsorted(filled, np.arange(PORTION, filled[-1], PORTION))
     for one_part, other_part, count in zip(np.split(one, cuts), np.split(other, cuts), np.split(counts, cuts), strict=True):
         pair = np.repeat(np.arange(len(count)), count)
         place = np.arange(len(pair)) - np.repeat(np.cumsum(count) - count, count)
@@ -175,7 +176,8 @@ def close_hashes(pictures: Pictures, ranks: np.ndarray) -> Iterator[Pairs]:
     groups = group_by_dhash(pictures, ranks)
     for one, other in partner_groups(groups, pictures.max_dhash):
         large = groups.size[one] * groups.size[other] > LARGE_GROUPS
-        yield from close_between_small_groups(pictures, groups, one[~large], other[~large])
+        if not large.all():
+            yield from close_between_small_groups(pictures, groups, one[~large], other[~large])
         for a, b in zip(one[large].tolist(), other[large].tolist(), strict=True):
             if a == b:
                 yield from close_within_large_group(pictures, groups, a)
@@ -186,6 +188,8 @@ def close_hashes(pictures: Pictures, ranks: np.ndarray) -> Iterator[Pairs]:
 def partners(pictures: Pictures, ranks: np.ndarray) -> Iterator[Pairs]:
     """All pairs of partners among `ranks` (i64, distinct), each once, the lower rank to the left."""
     for one, other in close_hashes(pictures, ranks):
+        if not len(one):
+            continue
         similar = similar_aspects(pictures, one, other)
         if similar.any():
             one, other = one[similar], other[similar]
