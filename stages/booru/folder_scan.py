@@ -79,7 +79,7 @@ def find_pictures(root: Path) -> tuple[pl.DataFrame, Strays]:
             or a name that is not UTF-8; names the files.
     """
     root, strays = Path(root), Strays()
-    strays.add([e.name for e in _entries(root, "") if not e.is_dir() and extension_of(e.name) != "tar"])
+    strays.add([entry.name for entry in _entries(root, "") if not entry.is_dir() and not entry.name.endswith(".tar")])
     strays.add([name for name in update_files(root) if not name.endswith(".tar")])
     sources = [entry.name for entry in _entries(root, "") if entry.is_dir() and entry.name != UPDATES]
     pictures = (picture for source in sources for picture in _pictures_below(root, source, (), strays))

@@ -101,9 +101,9 @@ def test_hidden_files_and_folders_are_not_looked_at(root):
 
 def test_strays_are_counted(root):
     make_tar(root / "updates/x/0.tar", {})
-    put(root, "p/a.png", "p/b.psd", "p/c.zip", "p/alone.txt", "README.md", "updates/notes.txt", "p/q/noextension")
+    put(root, "p/a.png", "p/b.psd", "p/c.zip", "p/alone.txt", "README.md", "updates/notes.txt", "p/q/noextension", "data-3.TAR")
     _, strays = find_pictures(root)
-    assert (strays.count, strays.first) == (6, "README.md")
+    assert (strays.count, strays.first) == (7, "README.md")
 
 
 def test_a_root_without_folders(root):
