@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 
-STAGES := select filter caption base cache-latents train merge evaluate-CCIP report
+STAGES := ingest select filter caption base cache-latents train merge evaluate-CCIP report
 NAME ?= sample
 
 .PHONY: all setup run $(STAGES) recipe check test test-all lint format fingerprint verify verify-cpu \

@@ -13,7 +13,7 @@ import repro  # noqa: F401  before numpy, as in the stages
 import numpy as np
 import polars as pl
 
-from booru.near_duplicates import near_duplicates
+from booru.images.near_duplicates import near_duplicates
 
 SLICE = 60_000
 ROWS, COLUMNS = 64, 4096

@@ -13,7 +13,7 @@ WIDENING = 1.08
 
 
 def make_hashes(count: int, seed: int) -> tuple[pl.DataFrame, np.ndarray]:
-    """`count` pictures as `booru.near_duplicates` takes them, and the planted pairs as rows, i64 [pairs, 2].
+    """`count` pictures as `booru.images.near_duplicates` takes them, and the planted pairs as rows, i64 [pairs, 2].
 
     A planted version differs from its picture by up to 6 bits of dhash, 40 of phash and 8 % of width: some are
     partners under the usual bounds and some are not. The same count and seed give the same rows.

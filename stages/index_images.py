@@ -23,10 +23,10 @@ from repro.state import code_digest, stage_state
 
 import PIL
 
-from booru.archives import INDEX_SCHEMA
-from booru.indexing import ArchiveTask, Counts, Plan, plan_index, read_piece, write_index
+from booru.images.archives import INDEX_SCHEMA
+from booru.images.indexing import ArchiveTask, Counts, Plan, plan_index, read_piece, write_index
 
-BOORU = Path(__file__).parent / "booru"
+IMAGES = Path(__file__).parent / "booru" / "images"
 # The code that decides what stands in a piece; a change elsewhere is no reason to read terabytes again.
 PIECE_CODE = ("decoding.py", "folder_scan.py", "image_hashes.py", "image_rows.py", "tars.py")
 
@@ -35,7 +35,7 @@ def determining_parts(images: Path) -> dict:
     """What determines a piece besides the files that it is named by."""
     return {
         "images": str(images.resolve()),
-        "code": code_digest(*(BOORU / name for name in PIECE_CODE)),
+        "code": code_digest(*(IMAGES / name for name in PIECE_CODE)),
         "columns": {name: str(kind) for name, kind in INDEX_SCHEMA.items()},
         "pillow": PIL.__version__,
     }

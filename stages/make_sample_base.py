@@ -71,8 +71,13 @@ def draw_posts(state: Path, art: Path) -> None:
 def caption_posts(state: Path, params_file: Path) -> None:
     """Select, filter and caption by the recipe."""
     run = partial(run_stage_script, params_file=params_file, state=state)
+    if not (state / "metadata").exists():
+        run("ingest_posts.py", database=state / "dump" / "metadata.db", output=state / "metadata")
     if not (state / "posts").exists():
-        run("select_posts.py", database=state / "dump" / "metadata.db", output=state / "posts")
+        run(
+            "select_posts.py", metadata=state / "metadata", output=state / "posts", ledger=state / "selection.parquet",
+            report=state / "select.json",
+        )  # fmt: skip
     if not (state / "kept").exists():
         run(
             "filter_posts.py", posts=state / "posts", image_index=state / "dump" / "image_index", output=state / "kept",

@@ -1,55 +1,108 @@
-"""Select posts: seeded draws from id ranges of the metadata database, with their tags.
+"""Select posts: conditions, caps and seeded draws over the metadata's id ranges and image folders.
 
-    python stages/select_posts.py --database data/sample/metadata.db --output data/posts
+    python stages/select_posts.py --metadata data/metadata --output data/posts \\
+        --ledger data/selection.parquet --report reports/select.json
 
-Writes id-sorted shards posts-*.parquet (one for each block of select.shard_posts ids: the post's columns
-and `tags`, its tag ids in the database's order), tags.parquet and MANIFEST.json. Parameters: seed, select.
+Writes the chosen posts' shards (numbers and columns as the metadata's, and `repeats`: how often a post
+occurs in an epoch), tags.parquet and MANIFEST.json; the ledger, one row with a reason for every post of
+the metadata; and the report of counts by range and by reason. Parameters: seed, select.
 """
 
-import sys
+import json
 from pathlib import Path
+from typing import Any
 
 from repro.command import parameters, stage_parser
-from repro.errors import run_stage
-from repro.hashing import write_manifest
-from repro.outputs import whole_folder
+from repro.errors import StageError, run_stage
+from repro.hashing import MANIFEST_NAME, refuse_foreign_folder, write_manifest
+from repro.outputs import whole_file, whole_folder, write_json
 from repro.progress import Progress
 
-import numpy as np
+import polars as pl
 
-from booru.database import BooruDatabase
-from booru.selection import select_ids
-from booru.shards import ShardWriter
+from booru.selection.repeats import RepeatRule, repeat_rules, repeats_of
+from booru.selection.selection import SELECTED, Selection, select
+from booru.shards import ShardWriter, numbered_frames, read_tags, shard_files, write_frame
 
 
 def main(arguments: list[str]) -> None:
     parser = stage_parser(__doc__)
-    parser.add_argument("--database", type=Path, required=True, help="danbooru2023 metadata database (SQLite)")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the posts' shards")
+    parser.add_argument("--metadata", type=Path, required=True, help="folder of ingest_posts")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the chosen posts' shards")
+    parser.add_argument("--ledger", type=Path, required=True, help="parquet for the reason of every post")
+    parser.add_argument("--report", type=Path, required=True, help="JSON for the counts by range and by reason")
     args = parser.parse_args(arguments)
     params = parameters(args)
+    refuse_foreign_folder(args.output)
 
-    with BooruDatabase(args.database) as database:
-        if not database.has_relation_index():
-            print("select: posttagrelation has no index on post_id; a large database will take long", file=sys.stderr)
-        ids = select_ids(database.post_ids, params.select.ranges, params.seed)
-        with whole_folder(args.output) as folder:
-            shards = ShardWriter(folder, "posts")
-            write_posts(database, ids, params.select.shard_posts, shards)
-            write_manifest(folder, shards.content_digest())
-    print(f"select: {shards.rows} posts in {args.output}")
+    files = shard_files(args.metadata, "posts")
+    revision = revision_of(args.metadata)
+    tags = read_tags(args.metadata)
+    rules = repeat_rules(params.select.repeats, tags)
+    selection = select(files, params.select, tags, params.seed)
+    with whole_folder(args.output) as folder:
+        shards = ShardWriter(folder, "posts")
+        showings = write_chosen(files, selection, rules, shards)
+        shards.write_tags(tags)
+        write_manifest(folder, shards.content_digest(), revision=revision)
+    with whole_file(args.ledger) as path:
+        write_frame(path, selection.ledger())
+    report = report_of(selection, revision, params.seed, showings)
+    write_json(args.report, report)
+    for line in funnel_lines(report):
+        print(f"select: {line}")
 
 
-def write_posts(database: BooruDatabase, ids: np.ndarray, shard_posts: int, shards: ShardWriter) -> None:
-    """Read the chosen posts block by block of ids and write a shard for each, then the tag table."""
-    tags = database.tags()
-    known = tags["id"].to_numpy()
-    progress = Progress("select", len(ids), "posts")
-    blocks, starts = np.unique(ids // shard_posts, return_index=True)
-    for block, block_ids in zip(blocks, np.split(ids, starts[1:]), strict=True):
-        shards.write(int(block), database.posts(block_ids, known))
-        progress.advance(len(block_ids))
-    shards.write_tags(tags)
+def revision_of(metadata: Path) -> str:
+    """The content digest of the database and folders that the metadata was made from.
+
+    Raises:
+        StageError: the manifest names none; the folder is another stage's.
+    """
+    manifest = json.loads((metadata / MANIFEST_NAME).read_text(encoding="utf-8"))
+    if not manifest.get("revision"):
+        raise StageError(f"{metadata / MANIFEST_NAME}: no revision in it; expected a folder that ingest_posts.py wrote")
+    return manifest["revision"]
+
+
+def write_chosen(files: list[Path], selection: Selection, rules: list[RepeatRule], shards: ShardWriter) -> int:
+    """Write each shard's chosen posts with their repeats, returning the sum; a shard without any is left out."""
+    chosen = [(file, mask) for file, mask in zip(files, selection.chosen_by_shard(), strict=True) if mask.any()]
+    progress = Progress("select", len(chosen), "shards")
+    showings = 0
+    for (number, posts), (_, mask) in zip(numbered_frames([file for file, _ in chosen]), chosen, strict=True):
+        posts = posts.filter(pl.Series(mask))
+        repeats = pl.Series("repeats", repeats_of(posts, rules))
+        shards.write(number, posts.with_columns(repeats))
+        showings += int(repeats.sum())
+        progress.advance()
+    return showings
+
+
+def report_of(selection: Selection, revision: str, seed: int, showings: int) -> dict[str, Any]:
+    """What was selected from what; `repeats` is the number of images that an epoch shows."""
+    counts = selection.counts()
+    return {
+        "revision": revision,
+        "seed": seed,
+        "metadata": len(selection.ids),
+        "ranges": selection.figures,
+        "reasons": counts,
+        "selected": counts[SELECTED],
+        "repeats": showings,
+    }
+
+
+def funnel_lines(report: dict[str, Any]) -> list[str]:
+    """How many posts each reason left out, and what is left."""
+    left = report["metadata"]
+    lines = []
+    for reason, count in report["reasons"].items():
+        if count and reason != SELECTED:
+            left -= count
+            lines.append(f"{count:>9} left out, {left:>9} left: {reason}")
+    lines.append(f"{report['selected']} of {report['metadata']} posts, shown {report['repeats']} times in an epoch")
+    return lines
 
 
 if __name__ == "__main__":

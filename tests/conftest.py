@@ -8,6 +8,11 @@ from pathlib import Path
 import repro  # noqa: F401
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, and no clock: the machines that run these are shared.
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

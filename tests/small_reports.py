@@ -21,6 +21,11 @@ CCIP_COLUMNS = [
 ]  # fmt: skip
 
 
+def listed(counts: dict[str, int]) -> dict[str, dict[str, int | str]]:
+    """A tag list as the caption stage writes it."""
+    return {name: {"posts": count, "class": "< 100"} for name, count in counts.items()}
+
+
 def _write(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + "\n")
@@ -45,9 +50,9 @@ def write_data_reports(folder: Path) -> None:
     for reason, dropped in (("blocked tag", 6), ("deleted", 14), ("banned", 3), ("too small", 0), ("not in the archives", 7)):
         left -= dropped
         steps.append({"reason": reason, "dropped": dropped, "left": left})
-    _write(folder / "filter.json", {"selected": 934, "kept": left, "steps": steps})
-    _write(folder / "artists.json", {"lisa_wischofsky": 210, "johan_melin": 120, "piroshki": 12})
-    _write(folder / "characters.json", {name: 70 - 3 * i for i, (name, _) in enumerate(CHARACTERS)})
+    _write(folder / "filter.json", {"revision": "a" * 64, "selected": 934, "kept": left, "steps": steps})
+    _write(folder / "artists.json", listed({"lisa_wischofsky": 210, "johan_melin": 120, "piroshki": 12}))
+    _write(folder / "characters.json", listed({name: 70 - 3 * i for i, (name, _) in enumerate(CHARACTERS)}))
     latents = folder / "latents"
     latents.mkdir()
     widths, heights = [64] * 800 + [48] * 62 + [80] * 40, [64] * 800 + [80] * 62 + [48] * 40

@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 from small_sdxl import write_small_sdxl
 
-from booru.indexing import index_here
+from booru.images.indexing import index_here
 
 PICTURES, REFERENCES, CHARACTERS = 2, 3, ("aoi", "mika_(lorelei)")
 ENTRY = {"series": "lorelei", "gender_tag": "1girl", "artists": ["lisa_wischofsky", "zoish"], "core_tags": []}

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from tiny_booru import folder_bytes, make_archives, make_database, post, refusal, run_script
 
-from booru.archives import ImageArchives
-from booru.rules import REASONS
+from booru.filtering.rules import REASONS
+from booru.images.archives import ImageArchives
 
 # One post for each reason, in the rules' order, and ten that are kept.
 AWKWARD = [

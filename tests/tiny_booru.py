@@ -7,6 +7,11 @@ import sys
 import tarfile
 from pathlib import Path
 
+from repro.hashing import MANIFEST_NAME, hash_tree
+from repro.outputs import json_text
+
+import polars as pl
+
 POST = {
     "id": 0, "created_at": "2015-03-04T05:06:07.089-05:00", "uploader_id": 1, "source": "", "md5": None, "parent_id": None,
     "has_children": 0, "is_deleted": 0, "is_banned": 0, "pixiv_id": None, "has_active_children": 0, "bit_flags": 0,
@@ -44,6 +49,48 @@ def make_database(path: Path, posts: list[dict], tags=TAGS, post_schema: str = P
         db.executemany("INSERT INTO tag VALUES (?, ?, ?, 10)", tags)
     db.close()
     return path
+
+
+METADATA_COLUMNS = {
+    "id": pl.Int64, "source": pl.String, "created_at": pl.String, "rating": pl.Int8, "score": pl.Int32, "fav_count": pl.Int32,
+    "md5": pl.String, "has_file": pl.Boolean, "file_ext": pl.String, "image_width": pl.Int32, "image_height": pl.Int32,
+    "is_deleted": pl.Boolean, "is_banned": pl.Boolean, "tags": pl.List(pl.Int32),
+}  # fmt: skip
+FIRST_PICTURE = 2**52
+
+
+def metadata_post(post_id: int, **changes) -> dict:
+    """A post of the metadata folder, with `changes`: the database's below `FIRST_PICTURE`, else a folder's picture."""
+    values = dict.fromkeys(METADATA_COLUMNS) | {
+        "id": post_id, "source": "pictures", "rating": 0, "md5": f"{post_id:032x}", "has_file": True, "file_ext": "webp",
+        "image_width": 128, "image_height": 96, "tags": [3, 1, 7, 8, 5, 2],
+    }  # fmt: skip
+    if post_id < FIRST_PICTURE:
+        values |= {name: POST[name] for name in ("created_at", "score", "fav_count")}
+        values |= {"source": "danbooru", "is_deleted": False, "is_banned": False}
+    return values | changes
+
+
+def make_metadata(path: Path, posts: list[dict], tags=TAGS, revision: str = "a" * 64, shard_posts: int = 200_000) -> Path:
+    """Write a folder as ingest_posts does: id-sorted shards of `metadata_post`s, the tag table, the manifest."""
+    path.mkdir(parents=True)
+    shards: dict[int, list[dict]] = {}
+    for row in sorted(posts, key=lambda row: row["id"]):
+        number = row["id"] // shard_posts if row["id"] < FIRST_PICTURE else 1_000_000
+        shards.setdefault(number, []).append(row)
+    for number, rows in shards.items():
+        pl.DataFrame(rows, schema=METADATA_COLUMNS).write_parquet(path / f"posts-{number:05d}.parquet")
+    tag_columns = {"id": pl.Int64, "name": pl.String, "type": pl.Int64, "popularity": pl.Int64}
+    pl.DataFrame([(*tag, 10) for tag in sorted(tags)], schema=tag_columns, orient="row").write_parquet(path / "tags.parquet")
+    seal_metadata(path, revision)
+    return path
+
+
+def seal_metadata(path: Path, revision: str | None = "a" * 64) -> None:
+    """Write the folder's manifest, also after a test changed its files; without revision where it is None."""
+    (path / MANIFEST_NAME).unlink(missing_ok=True)
+    manifest = {"content": "0" * 64, "files": hash_tree(path)} | ({"revision": revision} if revision else {})
+    (path / MANIFEST_NAME).write_text(json_text(manifest))
 
 
 def make_tar(path: Path, members: dict[str, bytes]) -> Path:

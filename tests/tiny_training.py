@@ -49,13 +49,21 @@ def write_latents(folder: Path, nan_post: int | None = None) -> Path:
     return folder
 
 
-def write_captions(folder: Path, latents: Path) -> Path:
-    """Captions for every image of a latents folder."""
+def write_captions(folder: Path, latents: Path, repeats: dict[int, int] | None = None) -> Path:
+    """Captions for every image of a latents folder; `repeats` of a post is 1 unless given."""
     ids = pl.read_parquet(latents / "index.parquet")["id"].to_list()
     general = ["blue hair", "twintails", "smile", "open mouth", "simple background", "newest"]
-    rows = [{"id": post, "keep": ["1girl", f"name {post}"], "general": general, "caption": ""} for post in ids]
+    repeats = repeats or {}
+    words = ["1girl", *general, *(f"name {post}" for post in ids)]
+    of_general = [1 + i for i in range(len(general))]
+    rows = [
+        {"id": post, "repeats": repeats.get(post, 1), "keep": [0, words.index(f"name {post}")], "general": of_general}
+        for post in ids
+    ]
+    lists = {"repeats": pl.Int32, "keep": pl.List(pl.UInt32), "general": pl.List(pl.UInt32)}
     with whole_folder(folder) as new:
-        pl.DataFrame(rows).write_parquet(new / "captions-00000.parquet")
+        pl.DataFrame(rows, schema_overrides=lists).write_parquet(new / "captions-00000.parquet")
+        pl.DataFrame({"word": words}).write_parquet(new / "words.parquet")
         write_manifest(new, sha256_json(rows))
     return folder
 

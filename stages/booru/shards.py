@@ -9,10 +9,12 @@ import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from repro.errors import StageError
 from repro.hashing import check_manifest
 
+import numpy as np
 import polars as pl
 import polars.selectors as cs
 
@@ -22,7 +24,7 @@ TAGS_FILE = "tags.parquet"
 def parquet_bytes(frame: pl.DataFrame) -> bytes:
     """The frame as parquet with fixed row groups and compression; one polars version gives one file."""
     buffer = io.BytesIO()
-    frame.rechunk().write_parquet(buffer, row_group_size=65536, compression="zstd", compression_level=3, statistics=True)
+    frame.rechunk().write_parquet(buffer, row_group_size=65536, compression="zstd", compression_level=1, statistics=True)
     return buffer.getvalue()
 
 
@@ -38,8 +40,54 @@ def row_lines(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
+def values_digest(frame: pl.DataFrame) -> str:
+    """sha256 of the frame's values, column by column: of each its name, where it is null, and its numbers in 64 bits,
+    its texts or bytes with their lengths, or its lists' lengths and values. Neither chunks nor the file format count."""
+    digest = hashlib.sha256()
+    for column in frame.get_columns():
+        _digest_values(digest, column)
+    return digest.hexdigest()
+
+
+def _digest_values(digest: "hashlib._Hash", column: pl.Series) -> None:
+    digest.update(f"{column.name} {len(column)} {column.null_count()}\n".encode())
+    if column.null_count():
+        digest.update(np.packbits(column.is_null().to_numpy()).tobytes())
+    match column.dtype:
+        case pl.List():
+            digest.update(column.list.len().fill_null(0).to_numpy().astype("<i8").tobytes())
+            _digest_values(digest, column.explode(empty_as_null=False, keep_nulls=False).alias("item"))
+        case pl.String | pl.Binary:
+            values = column.cast(pl.Binary).fill_null(b"")
+            digest.update(values.bin.size().to_numpy().astype("<i8").tobytes())
+            digest.update(b"".join(values.to_list()))
+        case kind if kind.is_integer() or kind == pl.Boolean:
+            width = "<u8" if kind == pl.UInt64 else "<i8"
+            digest.update(column.cast(pl.UInt8 if kind == pl.Boolean else kind).fill_null(0).to_numpy().astype(width).tobytes())
+        case kind:
+            raise TypeError(f"column {column.name}: values of {kind} have no digest")
+
+
+class Shard(NamedTuple):
+    """What a written shard adds to its folder: its number, its rows and the digest of their values."""
+
+    number: int
+    rows: int
+    digest: str
+
+
+def write_shard(folder: Path, prefix: str, number: int, frame: pl.DataFrame) -> Shard:
+    """Write `<prefix>-<number>.parquet`; rows sorted by `id` without ties."""
+    write_frame(folder / shard_name(prefix, number), frame)
+    return Shard(number, frame.height, values_digest(frame))
+
+
+def shard_name(prefix: str, number: int) -> str:
+    return f"{prefix}-{number:05d}.parquet"
+
+
 class ShardWriter:
-    """Writes `<prefix>-<number>.parquet` into a folder that is being made, and digests the rows."""
+    """Writes `<prefix>-<number>.parquet` into a folder that is being made, and digests the rows shard by shard."""
 
     def __init__(self, folder: Path, prefix: str):
         self._folder, self._prefix = folder, prefix
@@ -47,15 +95,18 @@ class ShardWriter:
         self.rows = 0
 
     def write(self, number: int, frame: pl.DataFrame) -> None:
-        """Write one shard; shards come in the order of their ids, rows sorted by `id` without ties."""
-        write_frame(self._folder / f"{self._prefix}-{number:05d}.parquet", frame)
-        self._digest.update(row_lines(frame))
-        self.rows += frame.height
+        """Write one shard; shards come in the order of their ids."""
+        self.add(write_shard(self._folder, self._prefix, number, frame))
+
+    def add(self, shard: Shard) -> None:
+        """Count a shard in that `write_shard` wrote, perhaps in another process; shards come in the order of their ids."""
+        self._digest.update(f"{shard.number} {shard.rows} {shard.digest}\n".encode())
+        self.rows += shard.rows
 
     def write_table(self, name: str, frame: pl.DataFrame) -> None:
         """Write a table beside the shards; its rows belong to the content digest."""
         write_frame(self._folder / name, frame)
-        self._digest.update(row_lines(frame))
+        self._digest.update(f"{name} {values_digest(frame)}\n".encode())
 
     def write_tags(self, tags: pl.DataFrame) -> None:
         """Write tags.parquet beside the shards."""
@@ -75,7 +126,7 @@ def shard_files(folder: Path, prefix: str) -> list[Path]:
     if not folder.is_dir():
         raise StageError(f"{folder}: no such folder; make it with the stage that writes it")
     check_manifest(folder)
-    files = sorted(folder.glob(f"{prefix}-*.parquet"), key=_number)
+    files = sorted(folder.glob(f"{prefix}-*.parquet"), key=shard_number)
     if not files:
         raise StageError(f"{folder}: no {prefix}-*.parquet in it; is it the folder of another stage?")
     return files
@@ -84,10 +135,11 @@ def shard_files(folder: Path, prefix: str) -> list[Path]:
 def numbered_frames(files: list[Path], columns: list[str] | None = None) -> Iterator[tuple[int, pl.DataFrame]]:
     """(number in the file's name, frame) of each shard, one in memory at a time."""
     for file in files:
-        yield _number(file), pl.read_parquet(file, columns=columns)
+        yield shard_number(file), pl.read_parquet(file, columns=columns)
 
 
-def _number(file: Path) -> int:
+def shard_number(file: Path) -> int:
+    """The number in a shard's name."""
     return int(file.stem.rsplit("-", 1)[1])
 
 

@@ -8,8 +8,9 @@ from repro.errors import StageError
 import numpy as np
 import polars as pl
 
-# Index = value of tag.type.
-TAG_TYPES = ("general", "artist", "character", "copyright", "meta")
+# Index = value of tag.type; the first five are the database's, custom words come from image folders' sidecars.
+TAG_TYPES = ("general", "artist", "character", "copyright", "meta", "custom")
+DATABASE_TAG_TYPES = TAG_TYPES[:5]
 # Lookups by tag id are dense arrays; Danbooru's ids stay far below this.
 MAX_TAG_ID = 50_000_000
 SHORT_NAME = 3
@@ -21,14 +22,14 @@ def check_tags(tags: pl.DataFrame, where: str) -> pl.DataFrame:
     """Return the tag table (id, name, type, popularity) unchanged after checking ids and types.
 
     Raises:
-        StageError: an id outside 0..50,000,000 or a type outside 0..4; names the tag.
+        StageError: an id outside 0..50,000,000 or a type that the database does not have (0..4); names the tag.
     """
     bad = tags.filter(~pl.col("id").is_between(0, MAX_TAG_ID)).head(1)
     if bad.height:
         raise StageError(f"{where}: tag id {bad['id'][0]} ('{bad['name'][0]}') is outside 0..{MAX_TAG_ID}")
-    bad = tags.filter(~pl.col("type").is_between(0, len(TAG_TYPES) - 1)).head(1)
+    bad = tags.filter(~pl.col("type").is_between(0, len(DATABASE_TAG_TYPES) - 1)).head(1)
     if bad.height:
-        known = ", ".join(f"{i} {name}" for i, name in enumerate(TAG_TYPES))
+        known = ", ".join(f"{i} {name}" for i, name in enumerate(DATABASE_TAG_TYPES))
         raise StageError(
             f"{where}: tag {bad['id'][0]} ('{bad['name'][0]}') has the unknown type {bad['type'][0]}; known: {known}"
         )

@@ -12,7 +12,7 @@ from repro.errors import StageError
 import polars as pl
 from PIL import Image
 
-from booru.archives import ImageArchives, ImageIndex
+from booru.images.archives import ImageArchives, ImageIndex
 from ccip.references import Reference
 
 

@@ -18,8 +18,8 @@ from repro.tensorfile import write_tensors
 
 import torch
 
-from booru.archives import ImageArchives
-from booru.decoding import UnreadableImageError, decode
+from booru.images.archives import ImageArchives
+from booru.images.decoding import UnreadableImageError, decode
 from latents.buckets import Placement, Size
 from latents.resize import fit
 

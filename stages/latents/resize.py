@@ -9,7 +9,7 @@ rounds in float32). Lanczos is Pillow's in both.
 import numpy as np
 from PIL import Image
 
-from booru.decoding import decode as decode  # for stages/sample, whose bytes are part of a committed lock
+from booru.images.decoding import decode as decode  # for stages/sample, whose bytes are part of a committed lock
 from latents.buckets import Placement, Size
 
 

@@ -51,8 +51,10 @@ def write_inputs(folder: Path, seed: int) -> None:
         {"id": i, "shard": "latents-00000.safetensors", "row": i, **sides, "crop_left": 0, "crop_top": 0} for i in range(IMAGES)
     ]
     pl.DataFrame(places).write_parquet(folder / "latents" / "index.parquet")
-    texts = [{"id": i, "keep": ["1girl", f"name {i}"], "general": ["smile", "blue hair", "hat"]} for i in range(IMAGES)]
-    pl.DataFrame(texts).write_parquet(folder / "captions" / "captions-00000.parquet")
+    words = ["1girl", "smile", "blue hair", "hat", *(f"name {i}" for i in range(IMAGES))]
+    rows = [{"id": i, "repeats": 1, "keep": [0, 4 + i], "general": [1, 2, 3]} for i in range(IMAGES)]
+    pl.DataFrame(rows).write_parquet(folder / "captions" / "captions-00000.parquet")
+    pl.DataFrame({"word": words}).write_parquet(folder / "captions" / "words.parquet")
 
 
 def training_digests(params: Params, base: Path) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from repro.params import Lokr, Params, read_yaml
 
 import yaml
 
-from booru.profiles import Profile, profile
+from booru.captioning.profiles import Profile, profile
 from ccip.prompts import spoken
 from reporting.records import CharacterRow, Inputs
 

@@ -24,6 +24,7 @@ from reporting.records import (
     HistoryRow,
     Inputs,
     Latents,
+    ListedTag,
     MergeReport,
     TrainSummary,
 )
@@ -60,13 +61,14 @@ def read_report(path: Path, model: type[Model], stage: str) -> Model:
 
 
 def read_counts(path: Path, stage: str) -> dict[str, int]:
-    """A JSON object {name: count}, in the file's order.
+    """{name: posts} of a tag list, in the file's order.
 
     Raises:
-        StageError: missing, not JSON, not an object, or a value that is no whole number.
+        StageError: missing, not JSON, not an object, or a value that is no entry of such a list.
     """
     try:
-        return TypeAdapter(dict[str, int]).validate_json(_text(path, stage), strict=True)
+        entries = TypeAdapter(dict[str, ListedTag]).validate_json(_text(path, stage), strict=True)
+        return {name: entry.posts for name, entry in entries.items()}
     except ValidationError as error:
         raise _explained(path, stage, error) from None
 

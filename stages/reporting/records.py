@@ -13,6 +13,12 @@ class Report(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
 
+class ListedTag(Report):
+    """An entry of reports/artists.json or characters.json: posts captioned with the tag, and the card's class of it."""
+
+    posts: int
+
+
 class FunnelStep(Report):
     reason: str
     dropped: int
@@ -20,8 +26,9 @@ class FunnelStep(Report):
 
 
 class Funnel(Report):
-    """reports/filter.json: posts selected, and what each rule left of them."""
+    """reports/filter.json: the metadata's revision, posts selected, and what each rule left of them."""
 
+    revision: str
     selected: int
     kept: int
     steps: list[FunnelStep]

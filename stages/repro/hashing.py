@@ -32,11 +32,12 @@ def hash_tree(path: Path) -> dict[str, str]:
     return {str(f.relative_to(path)): sha256_file(f) for f in sorted(path.rglob("*")) if f.is_file()}
 
 
-def write_manifest(folder: Path, content_digest: str) -> None:
-    """Write MANIFEST.json into a folder that is still being made: sha256 of each file, and the
-    content digest (over the rows or tensors, independent of the container format)."""
+def write_manifest(folder: Path, content_digest: str, revision: str | None = None) -> None:
+    """Write MANIFEST.json into a folder that is still being made: sha256 of each file, the content digest
+    (over the rows or tensors, independent of the container format), and of posts their metadata's revision."""
     files = {name: digest for name, digest in hash_tree(folder).items() if name != MANIFEST_NAME}
-    (folder / MANIFEST_NAME).write_bytes(json_text({"content": content_digest, "files": files}).encode())
+    manifest = {"content": content_digest, "files": files} | ({"revision": revision} if revision else {})
+    (folder / MANIFEST_NAME).write_bytes(json_text(manifest).encode())
 
 
 def check_manifest(folder: Path) -> dict[str, Any]:
@@ -54,3 +55,22 @@ def check_manifest(folder: Path) -> dict[str, Any]:
         if found.get(name) != manifest["files"].get(name):
             raise StageError(f"{Path(folder) / name}: missing, unexpected or changed since it was written; make it again")
     return manifest
+
+
+def refuse_foreign_folder(folder: Path) -> None:
+    """Refuse to replace a folder that no stage wrote: a slip in `--output` must not delete somebody's files.
+
+    Raises:
+        StageError: the folder is there, is not empty and has no manifest.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST_NAME).exists():
+        raise StageError(
+            f"{folder}: it is there, and no {MANIFEST_NAME} in it says that a stage wrote it; it would be replaced:"
+            " choose another folder, or empty this one"
+        )
+
+
+def manifest_revision(folder: Path) -> str | None:
+    """The metadata's revision that a folder of posts or captions names; its manifest is not checked here."""
+    return json.loads((Path(folder) / MANIFEST_NAME).read_text(encoding="utf-8")).get("revision")

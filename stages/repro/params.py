@@ -4,6 +4,7 @@ DVC writes `2e-05` after `dvc exp run -S lr=2e-5`; YAML 1.1 (PyYAML) reads that 
 as a number. `read_yaml` gives PyYAML's loader the YAML 1.2 rule, here and nowhere else.
 """
 
+import datetime
 import itertools
 import re
 import string
@@ -69,35 +70,134 @@ TEXT_CHUNK = 75
 ALWAYS_BLOCKED = ("loli", "shota", "toddlercon")
 
 
-class IdRange(Section):
-    """Posts with first <= id <= last; `take` of them by seeded hash, or all where it is null."""
+Rating = Literal["general", "sensitive", "questionable", "explicit"]
+# Ids from here on are those of plain image folders' pictures; the metadata database's stay below.
+FIRST_FOLDER_ID = 2**52
 
-    first: Annotated[int, Field(ge=0)]
-    last: Annotated[int, Field(ge=0)]
+
+def _on_the_calendar(day: str) -> str:
+    try:
+        datetime.date.fromisoformat(day)
+    except ValueError:
+        raise ValueError(f"{day} is not a day of the calendar; write it as 2024-05-19") from None
+    return day
+
+
+Date = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_on_the_calendar)]
+
+
+class Folder(Section):
+    """A folder of plain pictures below runtime.image_root: words that open its captions, and the rating of a
+    picture whose sidecar names none."""
+
+    custom: list[str] = []
+    rating: Rating | None = None
+
+
+class Ingest(Section):
+    """The metadata database, its content digest (null: whichever it is), and what is to be known of the image folders."""
+
+    database: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    folders: dict[str, Folder]
+
+
+class IdRange(Section):
+    """Posts with first <= id <= last, or the pictures of one folder; `take` of them, or all where it is null."""
+
+    first: Annotated[int, Field(ge=0, lt=FIRST_FOLDER_ID)] | None = None
+    last: Annotated[int, Field(ge=0, lt=FIRST_FOLDER_ID)] | None = None
+    folder: str | None = None
     take: Count | None
 
     @model_validator(mode="after")
     def _ordered(self) -> "IdRange":
-        if self.last < self.first:
+        if (self.folder is None) == (self.first is None or self.last is None):
+            raise ValueError("a range has either first and last, or folder")
+        if self.folder is not None and (self.first is not None or self.last is not None):
+            raise ValueError("a range has either first and last, or folder")
+        if self.folder is None and self.last < self.first:
             raise ValueError(f"last ({self.last}) is below first ({self.first})")
         return self
 
 
 def _no_overlap(ranges: list[IdRange]) -> list[IdRange]:
-    ordered = sorted(ranges, key=lambda r: r.first)
+    ordered = sorted((r for r in ranges if r.folder is None), key=lambda r: r.first)
     for a, b in itertools.pairwise(ordered):
         if b.first <= a.last:
             raise ValueError(f"ranges {a.first}..{a.last} and {b.first}..{b.last} overlap")
+    folders = [r.folder for r in ranges if r.folder is not None]
+    for name in folders:
+        if folders.count(name) > 1:
+            raise ValueError(f"folder {name} stands twice")
     return ranges
 
 
-class Select(Section):
-    database: str
+class AtLeast(Section):
+    """Posts with `count` or more of these tags."""
+
+    count: Count
+    tags: Annotated[list[str], Field(min_length=1)]
+
+
+class Conditions(Section):
+    """Which posts are meant: all that is set must hold. Dates are upload dates, both included."""
+
+    required_tags: list[str] = []
+    excluded_tags: list[str] = []
+    at_least: AtLeast | None = None
+    min_tags: Annotated[int, Field(ge=0)] = 0
+    ratings: Annotated[list[Rating], Field(min_length=1)] | None = None
+    min_score: int | None = None
+    min_favourites: int | None = None
+    first_date: Date | None = None
+    last_date: Date | None = None
+
+    @model_validator(mode="after")
+    def _can_hold(self) -> "Conditions":
+        both = sorted(set(self.required_tags) & set(self.excluded_tags))
+        if both:
+            raise ValueError(f"tag {both[0]} is both required and excluded")
+        if self.at_least is not None and self.at_least.count > len(set(self.at_least.tags)):
+            raise ValueError(f"at_least.count ({self.at_least.count}) is more than its {len(set(self.at_least.tags))} tags")
+        if self.first_date is not None and self.last_date is not None and self.last_date < self.first_date:
+            raise ValueError(f"last_date ({self.last_date}) is before first_date ({self.first_date})")
+        return self
+
+
+class Repeat(Conditions):
+    """Posts that occur `extra` times more in an epoch."""
+
+    extra: Annotated[int, Field(ge=1, le=1000)]
+
+
+class Select(Conditions):
+    """`draw`: keyed by a hash of the id, or replayed from the reference's stream of draws with replacement."""
+
+    draw: Literal["keyed", "replay"]
     ranges: Annotated[list[IdRange], Field(min_length=1), AfterValidator(_no_overlap)]
-    shard_posts: Count
+    max_per_character: Count | None = None
+    max_per_artist: Count | None = None
+    repeats: list[Repeat] = []
+
+    @model_validator(mode="after")
+    def _replays_what_was(self) -> "Select":
+        if self.draw != "replay":
+            return self
+        unset = Conditions().model_dump() | {"max_per_character": None, "max_per_artist": None}
+        if changed := [name for name, value in unset.items() if getattr(self, name) != value]:
+            raise ValueError(f"draw: replay draws over all posts of a range, as the reference did; leave {changed[0]} out")
+        if any(r.folder is not None for r in self.ranges):
+            raise ValueError("draw: replay draws from ids, as the reference did; leave folders out")
+        return self
 
 
-Rating = Literal["general", "sensitive", "questionable", "explicit"]
+class NearDuplicates(Section):
+    """How near two pictures are to be for one to go: bits of dHash64 and of pHash256, and quotient of the aspect ratios."""
+
+    max_dhash: Annotated[int, Field(ge=0, le=16)]
+    max_phash: Annotated[int, Field(ge=0, le=256)]
+    max_aspect: Annotated[float, Field(ge=1)]
 
 
 class Filter(Section):
@@ -108,7 +208,10 @@ class Filter(Section):
     drop_banned: bool
     extensions: Annotated[list[str], Field(min_length=1)]
     min_side: Count
+    min_pixels: Count
     max_aspect_ratio: Annotated[float, Field(ge=1)]
+    near_duplicates: NearDuplicates | None
+    max_lost_share: Share
 
     @model_validator(mode="after")
     def _keeps_the_block_list(self) -> "Filter":
@@ -119,7 +222,10 @@ class Filter(Section):
 
 
 class Caption(Section):
+    """`percentiles`: quality words from the profile's own table, or from the percentiles of the kept posts."""
+
     profile: str
+    percentiles: Literal["table", "selection"]
 
 
 class Latents(Section):
@@ -254,6 +360,7 @@ class Params(Section):
     lr: Positive
     te_lr: Annotated[float, Field(ge=0)]
     base: str
+    ingest: Ingest
     select: Select
     filter: Filter
     caption: Caption

@@ -54,6 +54,12 @@ def run_workers(function: Callable[[Item], Result], items: Iterable[Item], proce
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def run_here_or_there(function: Callable[[Item], Result], items: list[Item], processes: int) -> Iterator[Result]:
+    """Yield `function(item)` for each item, in the items' order: in this process if one is enough, else by `run_workers`."""
+    processes = min(processes, len(items))
+    yield from map(function, items) if processes <= 1 else run_workers(function, items, processes)
+
+
 def _run_rank(parent: int, function: Callable[..., None], rank: int, arguments: tuple[Any, ...]) -> None:
     die_with_parent(parent)
     function(rank, *arguments)

@@ -11,7 +11,7 @@ from typing import Any
 
 from repro.randomness import Stream
 
-from booru.indexing import index_here
+from booru.images.indexing import index_here
 from sample.pictures import VectorFigure, draw, encode, style_definition
 from sample.posts import RATINGS, Post, Relation, Tag, created_at
 

@@ -19,7 +19,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn.functional import l1_loss, mse_loss
 
-from booru.archives import PLACE_COLUMNS, ImageArchives, ImageIndex
+from booru.images.archives import PLACE_COLUMNS, ImageArchives, ImageIndex
 from latents.buckets import Size, make_buckets, place
 from latents.resize import decode, fit
 from sample.architecture import VAE_FACTOR, make_vae

@@ -2,16 +2,20 @@
 
 The rules are sd-scripts' (48d368fa, `process_caption`): the kept part stays whole and in order, each
 general tag is kept with probability 1 - tag_dropout after the shuffle, a whole caption is dropped
-with probability caption_dropout. The draws are keyed by (seed, epoch, image), not by call order.
+with probability caption_dropout. The draws are keyed (by epoch, image and occurrence), not by call order.
 """
 
 from repro.params import Train
 from repro.randomness import Stream
 
 
-def training_caption(keep: list[str], general: list[str], settings: Train, seed: int, epoch: int, image: int) -> str:
-    """The text for `image` (its post id) in `epoch`: kept tags, then the surviving general tags."""
-    draws = Stream(seed, "caption", epoch, image)
+def training_caption(keep: list[str], general: list[str], settings: Train, seed: int, *key: int) -> str:
+    """The text that one entry of an epoch gets: kept tags, then the surviving general tags.
+
+    Args:
+        key: what the draws hang on, see `training.examples.draw_key`.
+    """
+    draws = Stream(seed, "caption", *key)
     if draws.uniform() < settings.caption_dropout:
         return ""
     tags = list(general)

@@ -35,25 +35,25 @@ class Job:
 
 
 def _add_gradients(
-    model: Sdxl, examples: Examples, batches: list[MicroBatch], epoch: int, params: Params, images_in_update: int
+    model: Sdxl, examples: Examples, batches: list[MicroBatch], epoch: int, params: Params, entries_in_update: int
 ) -> list[float]:
-    """Accumulate the gradients of one virtual rank's micro-batches; returns each image's loss."""
+    """Accumulate the gradients of one virtual rank's micro-batches; returns each entry's loss."""
     losses: list[float] = []
-    for images in batches:
-        batch = examples.batch(images, epoch)
-        per_image = denoising_losses(
+    for entries in batches:
+        batch = examples.batch(entries, epoch)
+        per_entry = denoising_losses(
             model, batch.latents, batch.noise, batch.timesteps, batch.captions, batch.sizes,
             params.train.max_token_length, params.train.min_snr_gamma,
         )  # fmt: skip
-        (per_image.sum() / images_in_update).backward()
-        losses += per_image.detach().tolist()
+        (per_entry.sum() / entries_in_update).backward()
+        losses += per_entry.detach().tolist()
     return losses
 
 
 def _update_gradient(
     job: Job, model: Sdxl, examples: Examples, flat: FlatWeights, order: DataOrder, update: int, ranks: Ranks
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradient of update's mean loss over its images, and the loss of each image in order (float64)."""
+    """The gradient of update's mean loss over its entries, and the loss of each entry in order (float64)."""
     epoch, work = order.epoch_of(update), order.update(update)
     counts = [sum(map(len, batches)) for batches in work]
     losses = torch.zeros(sum(counts), dtype=torch.float64)
@@ -74,8 +74,8 @@ def _refuse_bad_losses(losses: torch.Tensor, update: int, order: DataOrder, exam
     """A loss that is not finite stops the run before the weights are touched."""
     if bool(torch.isfinite(losses).all()):
         return
-    images = [image for batches in order.update(update) for batch in batches for image in batch]
-    bad = [images[i] for i in (~torch.isfinite(losses)).nonzero().flatten().tolist()]
+    entries = [entry for batches in order.update(update) for batch in batches for entry in batch]
+    bad = [entries[i] for i in (~torch.isfinite(losses)).nonzero().flatten().tolist()]
     raise StageError(
         f"update {update}: the loss of post {examples.post_ids(bad)[0]} and {len(bad) - 1} more is not finite;"
         " lower lr or te_lr, or look at these posts (the state before this update is kept)"

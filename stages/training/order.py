@@ -1,8 +1,9 @@
-"""Which images each update sees: a pure function of (seed, epoch, buckets), so that a run can go on
+"""Which entries each update sees: a pure function of (seed, epoch, buckets), so that a run can go on
 anywhere and on any number of processes.
 
 sd-scripts' order depends on loader workers and on what was drawn before (its issues 1353, 2407);
-here an epoch is one permutation, every image once, cut into micro-batches of one bucket each.
+here an epoch is one permutation, every entry once, cut into micro-batches of one bucket each. An entry
+is one showing of an image: an image that is repeated in an epoch has several.
 """
 
 from repro.randomness import Stream
@@ -12,24 +13,24 @@ MicroBatch = tuple[int, ...]
 
 
 def epoch_micro_batches(buckets: list[Bucket], micro_batch: int, seed: int, epoch: int) -> list[MicroBatch]:
-    """All images (positions in `buckets`) of an epoch as micro-batches of at most `micro_batch`.
+    """All entries (positions in `buckets`) of an epoch as micro-batches of at most `micro_batch`.
 
-    A bucket whose size is no multiple of `micro_batch` ends in a smaller one: no image is left out.
+    A bucket whose size is no multiple of `micro_batch` ends in a smaller one: no entry is left out.
     """
     members: dict[Bucket, list[int]] = {}
-    for image, bucket in enumerate(buckets):
-        members.setdefault(bucket, []).append(image)
+    for entry, bucket in enumerate(buckets):
+        members.setdefault(bucket, []).append(entry)
     batches: list[MicroBatch] = []
     for bucket in sorted(members):
-        images = members[bucket]
-        Stream(seed, "image order", epoch, *bucket).shuffle(images)
-        batches += [tuple(images[i : i + micro_batch]) for i in range(0, len(images), micro_batch)]
+        entries = members[bucket]
+        Stream(seed, "image order", epoch, *bucket).shuffle(entries)
+        batches += [tuple(entries[i : i + micro_batch]) for i in range(0, len(entries), micro_batch)]
     Stream(seed, "batch order", epoch).shuffle(batches)
     return batches
 
 
 def updates_per_epoch(buckets: list[Bucket], micro_batch: int, micro_batches_per_update: int) -> int:
-    """Number of updates that cover every image once; the same in every epoch."""
+    """Number of updates that cover every entry once; the same in every epoch."""
     counts: dict[Bucket, int] = {}
     for bucket in buckets:
         counts[bucket] = counts.get(bucket, 0) + 1
@@ -41,8 +42,8 @@ class DataOrder:
     """The micro-batches of every update of a run.
 
     Args:
-        buckets: bucket (width, height) of each image; virtual_ranks x accumulation micro-batches of
-            at most micro_batch images make an update. The last update of an epoch may be short.
+        buckets: bucket (width, height) of each entry; virtual_ranks x accumulation micro-batches of
+            at most micro_batch entries make an update. The last update of an epoch may be short.
     """
 
     def __init__(self, buckets: list[Bucket], micro_batch: int, accumulation: int, virtual_ranks: int, seed: int):

@@ -1,4 +1,4 @@
-from booru.profiles import profile
+from booru.captioning.profiles import profile
 from reporting.facts import caption_format, extremes, name_list, year_words
 from reporting.records import CharacterRow
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from booru.archives import INDEX_SCHEMA, ImageIndex
+from booru.images.archives import INDEX_SCHEMA, ImageIndex
 from sample.characters import taught_characters
 from sample.dump import write_posts
 from sample.pictures import ART

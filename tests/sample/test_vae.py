@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tiny_booru import make_tar
 
-from booru.indexing import index_here
+from booru.images.indexing import index_here
 from sample.vae import Job, Settings, rate, read_pictures, run_updates, scaling_factor, train_vae
 from training.ranks import Ranks
 

@@ -17,8 +17,8 @@ def settings(tmp_path) -> Train:
     return load_params(write_params(tmp_path / "p.yaml", shuffle_tags=True, tag_dropout=0.2, caption_dropout=0.0)).train
 
 
-def caption(settings: Train, epoch: int = 0, image: int = 1, seed: int = 1, **changed: object) -> str:
-    return training_caption(KEEP, GENERAL, settings.model_copy(update=changed), seed, epoch, image)
+def caption(settings: Train, epoch: int = 0, image: int = 1, *more: int, seed: int = 1, **changed: object) -> str:
+    return training_caption(KEEP, GENERAL, settings.model_copy(update=changed), seed, epoch, image, *more)
 
 
 def test_the_kept_part_leads_whole_and_in_order(settings: Train) -> None:
@@ -60,6 +60,10 @@ def test_draws_are_keyed_by_seed_epoch_and_image(settings: Train) -> None:
     again = {key: caption(settings, seed=key[0], epoch=key[1], image=key[2]) for key in reversed(keys)}
     assert first == again
     assert len(set(first.values())) == len(keys)
+
+
+def test_occurrences_of_an_image_get_captions_of_their_own(settings: Train) -> None:
+    assert len({caption(settings, 3, 10), caption(settings, 3, 10, 1), caption(settings, 3, 10, 2)}) == 3
 
 
 def test_empty_parts(settings: Train) -> None:

@@ -6,15 +6,17 @@ from pathlib import Path
 
 from repro.errors import StageError
 from repro.params import Params, load_params
-from repro.randomness import seed_for
+from repro.randomness import Stream, seed_for
 
 import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_training import write_params
+from tiny_training import write_captions, write_params
 
-from training.examples import Examples
+from families.noise import TIMESTEPS
+from training.captions import training_caption
+from training.examples import Examples, draw_key
 
 SCALE = 0.5
 
@@ -60,6 +62,44 @@ def test_an_example_does_not_depend_on_its_batch_or_on_history(examples: Example
         assert torch.equal(alone.noise[0], together.noise[place])
         assert alone.timesteps[0] == together.timesteps[place]
         assert alone.captions[0] == together.captions[place]
+
+
+def with_repeats(training_inputs: Path, folder: Path, params: Params, repeats: dict[int, int]) -> Examples:
+    return Examples(training_inputs / "latents", write_captions(folder, training_inputs / "latents", repeats), params, SCALE)
+
+
+def test_an_image_is_an_entry_as_often_as_it_is_repeated(training_inputs: Path, tmp_path: Path, params: Params) -> None:
+    several = with_repeats(training_inputs, tmp_path / "captions", params, {1007: 3, 2000: 2})
+    assert several.post_ids(list(range(6))) == [1000, 1007, 1007, 1007, 1014, 1021]
+    assert several.buckets() == [(64, 64)] * 15 + [(48, 80)] * 7
+    assert several.batch((3, 4), epoch=0).ids == [1007, 1014]
+    assert several.batch((15, 16), epoch=0).ids == [2000, 2000]
+
+
+def test_occurrences_differ_and_the_first_is_the_image_shown_once(training_inputs: Path, tmp_path: Path, params: Params) -> None:
+    params = with_offset(params, 0.1)
+    once = Examples(training_inputs / "latents", training_inputs / "captions", params, SCALE).batch((1,), epoch=2)
+    batch = with_repeats(training_inputs, tmp_path / "captions", params, {1007: 3}).batch((1, 2, 3), epoch=2)
+    for name in ("latents", "noise", "timesteps"):
+        values = getattr(batch, name)
+        assert torch.equal(values[0], getattr(once, name)[0])
+        assert len({value.numpy().tobytes() for value in values}) == 3, name
+    assert batch.captions[0] == once.captions[0]
+    assert len(set(batch.captions)) == 3
+
+
+def test_draws_are_those_of_their_keys(training_inputs: Path, params: Params) -> None:
+    """The keys as they have always been: the bytes of what is shown once must not change."""
+    assert draw_key(2, 1007, 0) == (2, 1007)
+    assert draw_key(2, 1007, 1) == (2, 1007, 1)
+    params = with_offset(params, 0.0)
+    examples = Examples(training_inputs / "latents", training_inputs / "captions", params, SCALE)
+    batch, seed = examples.batch((1,), epoch=2), params.seed
+    noise = torch.randn((4, 16, 16), generator=torch.Generator().manual_seed(seed_for(seed, "noise", 2, 1007)))
+    assert torch.equal(batch.noise[0], noise)
+    assert batch.timesteps.tolist() == [Stream(seed, "timestep", 2, 1007).below(TIMESTEPS)]
+    keep, general = examples.rows.row(1, named=True)["keep"], examples.rows.row(1, named=True)["general"]
+    assert batch.captions == [training_caption(keep, general, params.train, seed, 2, 1007)]
 
 
 def test_timesteps_cover_the_schedule(examples: Examples) -> None:
@@ -116,6 +156,10 @@ def test_missing_files_columns_and_captions_are_named(training_inputs: Path, tmp
     assert "no caption for post 1007" in refusal()
     captions.unlink()
     assert "run the caption stage first" in refusal()
+    whole.drop("repeats").write_parquet(captions)
+    assert "captions-00000.parquet: no column repeats; make it again with the caption stage" in refusal()
+    whole.with_columns(repeats=pl.when(pl.col("id") == 1014).then(0).otherwise("repeats")).write_parquet(captions)
+    assert "repeats of post 1014 is below 1" in refusal()
     whole.write_parquet(captions)
     rows = pl.read_parquet(index)
     rows.drop("crop_top").write_parquet(index)

@@ -1,4 +1,4 @@
-"""Data order: every image once an epoch, one bucket a micro-batch, a pure function of its arguments."""
+"""Data order: every entry once an epoch, one bucket a micro-batch, a pure function of its arguments."""
 
 from itertools import chain
 
@@ -9,27 +9,27 @@ import pytest
 from training.order import DataOrder, epoch_micro_batches, updates_per_epoch
 
 
-def random_buckets(seed: int, images: int) -> list[tuple[int, int]]:
+def random_buckets(seed: int, entries: int) -> list[tuple[int, int]]:
     draws = Stream(seed, "test buckets")
-    return [draws.choice([(64, 64), (48, 80), (80, 48)]) for _ in range(images)]
+    return [draws.choice([(64, 64), (48, 80), (80, 48)]) for _ in range(entries)]
 
 
 GRID = [
-    (images, micro, ranks, accumulation)
-    for images in (1, 7, 64, 201)
+    (entries, micro, ranks, accumulation)
+    for entries in (1, 7, 64, 201)
     for micro in (1, 2, 5)
     for ranks, accumulation in ((1, 1), (4, 2), (8, 1))
 ]
 
 
-@pytest.mark.parametrize(("images", "micro", "ranks", "accumulation"), GRID)
-def test_every_epoch_holds_every_image_once(images: int, micro: int, ranks: int, accumulation: int) -> None:
-    buckets = random_buckets(images, images)
+@pytest.mark.parametrize(("entries", "micro", "ranks", "accumulation"), GRID)
+def test_every_epoch_holds_every_entry_once(entries: int, micro: int, ranks: int, accumulation: int) -> None:
+    buckets = random_buckets(entries, entries)
     order = DataOrder(buckets, micro, accumulation, ranks, seed=3)
     for epoch in range(3):
         updates = [order.update(epoch * order.updates_per_epoch + i) for i in range(order.updates_per_epoch)]
         batches = [batch for update in updates for rank in update for batch in rank]
-        assert sorted(chain(*batches)) == list(range(images))
+        assert sorted(chain(*batches)) == list(range(entries))
         assert all(len({buckets[i] for i in batch}) == 1 and 1 <= len(batch) <= micro for batch in batches)
         assert all(len(update) == ranks and all(len(rank) <= accumulation for rank in update) for update in updates)
         assert all(any(update) for update in updates), "no update is empty"

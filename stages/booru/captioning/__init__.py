@@ -1,0 +1,1 @@
+"""Captions by profile, and the lists of artists and characters."""

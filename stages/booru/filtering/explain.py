@@ -1,0 +1,120 @@
+"""What happened to one post in every data stage, and why, told from the stages' own outputs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.errors import StageError
+from repro.params import Filter, IdRange, Select
+
+import polars as pl
+
+from booru.filtering.rules import COLUMNS, PICTURE_COLUMNS, explained
+from booru.images.archives import ImageIndex
+from booru.selection.selection import SELECTED
+from booru.shards import read_tags
+from booru.tags import TAG_TYPES
+
+KEPT = "kept"
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Where the stages' outputs lie; those that do not exist yet are told to be missing."""
+
+    metadata: Path
+    image_index: Path
+    selection: Path
+    ledger: Path
+    captions: Path
+    latents: Path
+
+
+def explain(post: int, stages: Stages, select: Select, rules: Filter) -> Iterator[str]:
+    """Lines of text, stage by stage, until the post is left out or is trained on.
+
+    Raises:
+        StageError: there is no metadata yet, or it has no such post.
+    """
+    if not stages.metadata.is_dir():
+        raise StageError(f"{stages.metadata}: not there yet; run the ingest stage first")
+    row = _row(stages.metadata, "posts", post)
+    if row is None:
+        raise StageError(f"post {post}: the metadata in {stages.metadata} has no post of this id")
+    tags = read_tags(stages.metadata)
+    yield f"metadata: post {post} of {row['source']}, uploaded {row['created_at'] or 'at an unknown time'},"
+    yield f"  score {row['score']}, {row['fav_count']} favourites, tags: {_tag_names(row['tags'], tags)}"
+    place = _range_of(post, row["source"], select.ranges)
+    reason = yield from _told(post, "select", stages.selection)
+    yield f"  {place}"
+    if reason != SELECTED:
+        return
+    index = ImageIndex(stages.image_index)
+    reason = yield from _told(post, "filter", stages.ledger)
+    picture = index.join_to(pl.DataFrame({"id": [post]}), PICTURE_COLUMNS).rows(named=True)
+    for line in explained(rules, tags, {name: row[name] for name in COLUMNS}, picture[0] if picture else None):
+        yield f"  {line}"
+    if reason != KEPT:
+        return
+    yield from _caption(post, stages.captions)
+    yield from _latents(post, stages.latents)
+
+
+def _told(post: int, stage: str, ledger: Path) -> Iterator[str]:
+    """The ledger's line about the post; returns its reason."""
+    if not ledger.exists():
+        yield f"{stage}: not run yet ({ledger} is missing)"
+        return None
+    rows = pl.scan_parquet(ledger).filter(pl.col("id") == post).collect(engine="in-memory").rows(named=True)
+    if not rows:
+        yield f"{stage}: {ledger} does not know this post; it was made from other metadata"
+        return None
+    instead = rows[0].get("instead")
+    yield f"{stage}: {rows[0]['reason']}" + (f" (post {instead} stays instead)" if instead is not None else "")
+    return rows[0]["reason"]
+
+
+def _range_of(post: int, source: str, ranges: list[IdRange]) -> str:
+    for r in ranges:
+        if r.folder == source or (r.folder is None and r.first <= post <= r.last):
+            span = f"folder {r.folder}" if r.folder else f"ids {r.first} to {r.last}"
+            return f"range: {span}, {'all' if r.take is None else r.take} taken"
+    return "range: none of select.ranges"
+
+
+def _caption(post: int, captions: Path) -> Iterator[str]:
+    row = _row(captions, "captions", post) if captions.is_dir() else None
+    if row is None:
+        yield "caption: none yet"
+        return
+    words = pl.read_parquet(captions / "words.parquet")["word"]
+    keep, general = (", ".join(words.gather(row[part])) for part in ("keep", "general"))
+    yield f"caption: {keep} ||| {general}"
+    yield f"  shown {row['repeats']} times an epoch"
+
+
+def _latents(post: int, latents: Path) -> Iterator[str]:
+    if not (latents / "index.parquet").exists():
+        yield "latents: none yet"
+        return
+    for name in ("lost.parquet", "index.parquet"):
+        found = pl.read_parquet(latents / name).filter(pl.col("id") == post).rows(named=True)
+        if found and name == "lost.parquet":
+            yield f"latents: lost: {found[0]['reason']}"
+        elif found:
+            bucket = f"{found[0]['bucket_width']}x{found[0]['bucket_height']}"
+            yield f"latents: {found[0]['shard']} row {found[0]['row']}, bucket {bucket}: trained on"
+
+
+def _row(folder: Path, prefix: str, post: int) -> dict | None:
+    """The post's row in a folder of shards."""
+    for file in sorted(folder.glob(f"{prefix}-*.parquet")):
+        rows = pl.scan_parquet(file).filter(pl.col("id") == post).collect(engine="in-memory").rows(named=True)
+        if rows:
+            return rows[0]
+    return None
+
+
+def _tag_names(ids: list[int], tags: pl.DataFrame) -> str:
+    names = {row["id"]: row for row in tags.filter(pl.col("id").is_in(ids)).rows(named=True)}
+    return ", ".join(f"{names[i]['name']} ({TAG_TYPES[names[i]['type']]})" for i in ids) or "none"

@@ -1,0 +1,1 @@
+"""Image archives and picture folders: the index, the reader, hashes and near-duplicates."""

@@ -1,0 +1,1 @@
+"""Which posts are taken: ranges, conditions, caps, draws."""
