@@ -111,7 +111,7 @@ def test_no_path_is_absolute_or_outside_of_the_repository() -> None:
 
 
 def test_names_of_stages_are_the_designs() -> None:
-    order = ["select", "filter", "caption", "base", "cache-latents", "train", "merge", "evaluate-CCIP", "report"]
+    order = ["ingest", "select", "filter", "caption", "base", "cache-latents", "train", "merge", "evaluate-CCIP", "report"]
     assert order == RUNNING
 
 
