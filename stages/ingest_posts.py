@@ -25,9 +25,9 @@ from repro.progress import Progress
 import polars as pl
 
 from booru.images.archives import FOLDER_SHARD, ImageIndex
-from booru.images.folders import folder_posts, folder_rows
+from booru.images.folders import ROW_SCHEMA, folder_posts
 from booru.metadata.reader import MetadataReader, open_metadata, size_of, to_posts
-from booru.metadata.relations import POSTS_OF_A_BLOCK, Block, RelationBlocks, blocks_of
+from booru.metadata.relations import Block, RelationBlocks, blocks_of
 from booru.shards import Shard, ShardWriter, write_shard
 
 # A process takes half a second to start: as long as it needs for this much of a database.
@@ -128,16 +128,16 @@ def ingest_folders(
     Raises:
         StageError: a folder has settings but no picture.
     """
-    posts, tags = folder_posts(folder_rows(ImageIndex(index)), tags, settings.folders)
-    counts = dict(Counter(sorted(posts["source"].to_list())))
+    counts: Counter[str] = Counter()
+    for number, rows in enumerate(ImageIndex(index).folder_frames(list(ROW_SCHEMA)), start=FOLDER_SHARD):
+        posts, tags = folder_posts(rows, tags, settings.folders)
+        shards.add(write_shard(folder, "posts", number, posts))
+        counts.update(posts["source"].to_list())
     unknown = sorted(set(settings.folders) - set(counts))
     if unknown:
-        raise StageError(
-            f"ingest.folders: the image index has no picture of folder {unknown[0]}; it has {', '.join(counts) or 'none'}"
-        )
-    for run in range(0, posts.height, POSTS_OF_A_BLOCK):
-        shards.add(write_shard(folder, "posts", FOLDER_SHARD + run // POSTS_OF_A_BLOCK, posts[run : run + POSTS_OF_A_BLOCK]))
-    return tags, counts
+        found = ", ".join(sorted(counts)) or "none"
+        raise StageError(f"ingest.folders: the image index has no picture of folder {unknown[0]}; it has {found}")
+    return tags, dict(counts)
 
 
 def check_revision(expected: str | None, found: str, database: Path) -> None:

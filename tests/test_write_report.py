@@ -158,7 +158,7 @@ def test_hostile_names_stay_text(tmp_path):
     evil = 'x"><script>alert(1)</script>|`*_[a](b)'
     for name in ("characters.json", "artists.json"):
         counts = json.loads((folder / name).read_text())
-        (folder / name).write_text(json.dumps({evil: 99} | counts))
+        (folder / name).write_text(json.dumps({evil: {"posts": 99, "class": "< 100"}} | counts))
     table = folder / "ccip_characters.csv"
     with open(table, newline="") as file:
         rows = list(csv.reader(file))

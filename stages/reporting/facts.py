@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.hashing import sha256_json
-from repro.params import Lokr, Params, read_yaml
+from repro.params import Lokr, Params, Select, read_yaml
 
 import yaml
 
@@ -24,6 +24,8 @@ PART_WORDS = {
     "year": "<year tag>",
     "rating": "<rating tags>",
     "quality": "<quality tag>",
+    "aesthetic": "<aesthetic tag>",
+    "custom": "<custom tags>",
 }
 OPTIMIZER_WORDS = {"lion8bit": "Lion8bit", "adamw": "AdamW"}
 SCHEDULE_WORDS = {"constant_with_warmup": "constant with warm-up", "linear": "linear with warm-up"}
@@ -75,6 +77,21 @@ def year_words(rules: Profile) -> list[tuple[str, str]]:
     return words
 
 
+def score_words(rules: Profile) -> dict[str, list[str]]:
+    """{part: its words from the best to the worst} of quality, by favourites or by a model's score, and aesthetics."""
+    by_favourites = {"quality": rules.quality} if rules.quality else {}
+    return {part: [*(step.word for step in w.above), w.otherwise] for part, w in (by_favourites | rules.scores).items()}
+
+
+def selection_conditions(select: Select) -> list[str]:
+    """What a post had to meet to be taken, beside its range; and caps and repeats, in the words of the parameters."""
+    plain = select.model_dump(mode="json", exclude={"draw", "ranges"}, exclude_defaults=True)
+    return [
+        f"{key} {yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix(chr(10)).removesuffix('...').strip()}"
+        for key, value in plain.items()
+    ]
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images of one update and of the whole training."""
@@ -122,6 +139,8 @@ def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
         "rules": rules,
         "format": caption_format(rules),
         "years": year_words(rules),
+        "score_words": score_words(rules),
+        "conditions": selection_conditions(params.select),
         "artists": name_list(inputs.artists),
         "characters": name_list(inputs.characters),
         "text_trained": params.te_lr > 0 and (params.train.method == "full" or _any_text_factor(params.train.lokr)),

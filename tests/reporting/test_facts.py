@@ -1,5 +1,7 @@
+from repro.params import Select
+
 from booru.captioning.profiles import profile
-from reporting.facts import caption_format, extremes, name_list, year_words
+from reporting.facts import caption_format, extremes, name_list, score_words, selection_conditions, year_words
 from reporting.records import CharacterRow
 
 
@@ -8,13 +10,13 @@ def row(name: str, base: float, merged: float) -> CharacterRow:
 
 
 def test_caption_format_follows_the_profile():
-    kept, general = caption_format(profile("kohaku-epsilon"))
+    kept, general = caption_format(profile("kohaku-xl-epsilon"))
     assert kept == "<1girl/1boy/1other/...>, <character>, <series>, <artists>"
     assert general == "<general tags>, <meta tags>, <year tag>, <rating tags>, <quality tag>"
 
 
 def test_year_words_do_not_overlap():
-    assert year_words(profile("kohaku-epsilon")) == [
+    assert year_words(profile("kohaku-xl-epsilon")) == [
         ("old", "2005-2010"), ("early", "2011-2014"), ("mid", "2015-2017"), ("recent", "2018-2020"), ("newest", "2021-2024"),
     ]  # fmt: skip
 
@@ -39,3 +41,16 @@ def test_of_many_rows_best_worst_and_most_changed_are_shown_in_their_order():
     rows = [row(f"{i:02}", 0.5, 1 - i / 20) for i in range(20)]
     rows[10] = row("10", 0.0, 0.5)
     assert [r.name for r in extremes(rows, 2)] == ["00", "01", "10", "18", "19"]
+
+
+def test_score_words_come_from_favourites_or_from_models():
+    assert score_words(profile("kohaku-xl-delta"))["quality"][0] == "masterpiece"
+    assert list(score_words(profile("sotediffusion"))) == ["aesthetic", "quality"]
+    assert score_words(profile("sotediffusion"))["aesthetic"][-1] == "very displeasing"
+
+
+def test_only_conditions_that_are_set_are_told():
+    ranges = [{"first": 0, "last": 9, "take": None}]
+    assert selection_conditions(Select(draw="keyed", ranges=ranges)) == []
+    told = selection_conditions(Select(draw="keyed", ranges=ranges, min_score=5, required_tags=["solo"], max_per_artist=100))
+    assert told == ["required_tags [solo]", "min_score 5", "max_per_artist 100"]

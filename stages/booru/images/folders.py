@@ -10,7 +10,7 @@ from repro.params import FIRST_FOLDER_ID
 
 import polars as pl
 
-from booru.images.archives import INDEX_SCHEMA, ImageIndex
+from booru.images.archives import INDEX_SCHEMA
 from booru.images.image_rows import extension_of
 from booru.images.sidecars import Name, Sidecar, parse_sidecar
 from booru.metadata.reader import POST_SCHEMA
@@ -33,11 +33,6 @@ def folder_id(path: str) -> int:
     """
     digest = hashlib.sha256(unicodedata.normalize("NFC", path).encode("utf-8")).digest()
     return FIRST_FOLDER_ID + (int.from_bytes(digest[:8], "big") >> (64 - ID_BITS))
-
-
-def folder_rows(index: ImageIndex) -> pl.DataFrame:
-    """The rows of the folder pictures of an image index, by id, as `folder_posts` takes them."""
-    return pl.concat([pl.DataFrame(schema=ROW_SCHEMA), *index.folder_frames(list(ROW_SCHEMA))])
 
 
 def folder_posts(rows: pl.DataFrame, tags: pl.DataFrame, settings: Mapping[str, Any]) -> tuple[pl.DataFrame, pl.DataFrame]:

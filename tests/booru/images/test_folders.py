@@ -12,7 +12,7 @@ import pytest
 from tiny_booru import make_archives
 
 from booru.images.archives import INDEX_SCHEMA, ImageIndex
-from booru.images.folders import POST_SCHEMA, folder_id, folder_posts, folder_rows
+from booru.images.folders import POST_SCHEMA, ROW_SCHEMA, folder_id, folder_posts
 from booru.images.indexing import index_here
 
 TAGS = pl.DataFrame(
@@ -146,7 +146,7 @@ def test_from_the_index_to_posts(tmp_path):
         (root / name).write_bytes(b"no picture")
         (root / name).with_suffix(".txt").write_text("1girl, new")
     index_here(root, tmp_path / "index")
-    rows = folder_rows(ImageIndex(tmp_path / "index"))
+    rows = pl.concat(ImageIndex(tmp_path / "index").folder_frames(list(ROW_SCHEMA)))
     posts, tags = folder_posts(rows, TAGS, SETTINGS)
     assert posts["id"].to_list() == sorted([folder_id("pixiv/b.png"), folder_id("cg/a/c.png")])
     assert set(posts["source"]) == {"pixiv", "cg"}
@@ -156,7 +156,7 @@ def test_from_the_index_to_posts(tmp_path):
 
 def test_an_index_without_folders_has_no_folder_rows(tmp_path):
     index_here(make_archives(tmp_path / "images", [3]), tmp_path / "index")
-    assert folder_rows(ImageIndex(tmp_path / "index")).height == 0
+    assert list(ImageIndex(tmp_path / "index").folder_frames(list(ROW_SCHEMA))) == []
 
 
 def test_a_wrong_sidecar_is_named():
