@@ -98,7 +98,8 @@ def test_draws_are_those_of_their_keys(training_inputs: Path, params: Params) ->
     noise = torch.randn((4, 16, 16), generator=torch.Generator().manual_seed(seed_for(seed, "noise", 2, 1007)))
     assert torch.equal(batch.noise[0], noise)
     assert batch.timesteps.tolist() == [Stream(seed, "timestep", 2, 1007).below(TIMESTEPS)]
-    keep, general = examples.rows.row(1, named=True)["keep"], examples.rows.row(1, named=True)["general"]
+    keep = ["1girl", "name 1007"]
+    general = ["blue hair", "twintails", "smile", "open mouth", "simple background", "newest"]
     assert batch.captions == [training_caption(keep, general, params.train, seed, 2, 1007)]
 
 

@@ -36,7 +36,7 @@ class CaptionJob:
     """What all tasks of a run share.
 
     posts: a folder of posts' shards, or None where `database` is captioned directly.
-    relations: the database's sorted relations, where it has no index.
+    relations: the database's relations, sorted into blocks.
     profile: the Profile as JSON, so that a job can be a key.
     lines: whether each shard's captions are to be written as JSON lines as well.
     """
