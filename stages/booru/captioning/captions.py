@@ -107,7 +107,7 @@ class PostWords:
 
     row: row number of the post (u16).
     part: place of the part (u16).
-    word: index into the vocabulary (i32). Each post has one word in the mark's place, of no meaning.
+    word: index into the vocabulary (i32). Each post has one word in the mark's place, DROPPED, which is no index.
     """
 
     row: np.ndarray
@@ -140,7 +140,7 @@ def _word_columns(posts: pl.DataFrame, vocabulary: Vocabulary, profile: Profile)
         for words in _made_words(posts, profile, vocabulary.made, part_name):
             has = words >= 0
             yield rows[has] | np.uint16(place), words[has]
-    yield rows | np.uint16(len(profile.keep)), np.zeros(len(rows), dtype=np.int32)
+    yield rows | np.uint16(len(profile.keep)), np.full(len(rows), DROPPED, dtype=np.int32)
 
 
 def _made_words(posts: pl.DataFrame, profile: Profile, made: dict[str, int], part: str) -> Iterator[np.ndarray]:

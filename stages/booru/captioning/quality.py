@@ -40,7 +40,8 @@ def percentiles_of(frames: Iterable[pl.DataFrame], quality: Quality) -> Quality:
     """The same words with thresholds from the posts themselves: percentile p of a rating is the smallest number of
     favourites that at least p percent of the rating's posts have or stay below (nearest rank, whole numbers only).
 
-    Only posts that can get a word count, ids up to quality.last_id. A rating without any keeps the table's thresholds.
+    Only posts that can get a word count: with favourites, ids up to quality.last_id. A rating without any keeps the
+    table's thresholds.
 
     Args:
         frames: columns id, rating (0..3), fav_count, shard by shard; memory is O(shard + largest number of favourites).
@@ -49,7 +50,7 @@ def percentiles_of(frames: Iterable[pl.DataFrame], quality: Quality) -> Quality:
     for frame in frames:
         counted = frame.filter(pl.col("id") <= quality.last_id)
         for i, rating in enumerate(RATINGS):
-            favourites = counted.filter(pl.col("rating") == i)["fav_count"].clip(lower_bound=0).to_numpy()
+            favourites = counted.filter(pl.col("rating") == i)["fav_count"].drop_nulls().clip(lower_bound=0).to_numpy()
             counts[rating] = _added(counts[rating], np.bincount(favourites))
     steps = sorted(step.percentile for step in quality.above)
     tables = {

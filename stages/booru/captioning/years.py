@@ -10,8 +10,8 @@ import polars as pl
 
 from booru.captioning.profiles import YearWord
 
-# What follows the date of an ISO 8601 text; all that danbooru2023 holds.
-_ISO_TIME = r"^(T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?([+-]\d\d:\d\d|Z)?)?$"
+# ISO 8601, all that danbooru2023 holds. Fewer digits ("12-3-4") are no such date: dateutil takes that for 2004.
+_ISO = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?([+-]\d\d:\d\d|Z)?)?$"
 NO_YEAR = 0
 
 
@@ -22,7 +22,7 @@ def upload_years(created_at: pl.Series) -> np.ndarray:
     (a time alone) is 0 here; the reference takes the year of the day on which it runs.
     """
     date = created_at.str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
-    iso = date.is_not_null() & created_at.str.slice(10).str.contains(_ISO_TIME).fill_null(False)
+    iso = date.is_not_null() & created_at.str.contains(_ISO).fill_null(False)
     years = np.where(iso.to_numpy(), date.dt.year().fill_null(NO_YEAR).to_numpy(), NO_YEAR).astype(np.int32)
     for i in np.flatnonzero(~iso.to_numpy()):
         years[i] = _year_of_text(created_at[int(i)] or "")
