@@ -87,11 +87,10 @@ def ingest_database(path: Path, processes: int, folder: Path, shards: ShardWrite
     with open_metadata(path) as source:
         tags, blocks = source.tags(), blocks_of(source.id_bounds(), source.post_count())
         relations = RelationBlocks(folder / "relations")
-        if blocks:
-            relations.fill(source, blocks)
+        outside = relations.fill(source, blocks)
     tasks = [Task(path, relations, block, folder) for block in blocks]
     progress = Progress("ingest", len(tasks), "blocks")
-    found = {"relations": 0, "orphan_relations": 0, "without": Counter()}
+    found = {"relations": outside, "orphan_relations": outside, "without": Counter()}
     for result in run_here_or_there(ingest_block, tasks, min(processes, size_of(path) // BYTES_FOR_A_PROCESS)):
         if result.shard:
             shards.add(result.shard)
@@ -99,8 +98,7 @@ def ingest_database(path: Path, processes: int, folder: Path, shards: ShardWrite
         found["orphan_relations"] += result.orphans
         found["without"] += result.missing
         progress.advance()
-    if blocks:
-        relations.remove()
+    relations.remove()
     return tags, found
 
 

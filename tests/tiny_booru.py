@@ -5,12 +5,17 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
+from contextlib import closing
 from pathlib import Path
 
 from repro.hashing import MANIFEST_NAME, hash_tree
 from repro.outputs import json_text
 
 import polars as pl
+
+from booru.metadata.reader import MetadataReader, open_metadata
+from booru.metadata.relations import RelationBlocks, blocks_of
+from booru.metadata.schema import POST_COLUMNS
 
 POST = {
     "id": 0, "created_at": "2015-03-04T05:06:07.089-05:00", "uploader_id": 1, "source": "", "md5": None, "parent_id": None,
@@ -39,6 +44,7 @@ def make_database(path: Path, posts: list[dict], tags=TAGS, post_schema: str = P
     """Write a metadata database; a post's relations are in the order of its `tags`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with sqlite3.connect(path) as db:
+        db.execute("PRAGMA synchronous = OFF")
         db.execute(f"CREATE TABLE post ({post_schema}, PRIMARY KEY (id))")
         db.execute("CREATE TABLE tag (id INTEGER NOT NULL PRIMARY KEY, name VARCHAR(255), type INTEGER, popularity INTEGER)")
         db.execute("CREATE TABLE posttagrelation (id INTEGER NOT NULL PRIMARY KEY, post_id INTEGER, tag_id INTEGER)")
@@ -49,6 +55,28 @@ def make_database(path: Path, posts: list[dict], tags=TAGS, post_schema: str = P
         db.executemany("INSERT INTO tag VALUES (?, ?, ?, 10)", tags)
     db.close()
     return path
+
+
+def make_tables(folder: Path, database: Path) -> Path:
+    """Write the tables of an SQLite database as the data set's other form: one parquet each."""
+    folder.mkdir(parents=True)
+    with closing(sqlite3.connect(database)) as db:
+        for table in ("post", "tag", "posttagrelation"):
+            kinds = dict(db.execute("SELECT name, type FROM pragma_table_info(?)", [table]).fetchall())
+            schema = {name: pl.Int64 if "INT" in kind else pl.String for name, kind in kinds.items()}
+            rows = db.execute(f"SELECT * FROM {table} ORDER BY id").fetchall()
+            pl.DataFrame(rows, schema=schema, orient="row").write_parquet(folder / f"{table}.parquet")
+    return folder
+
+
+def all_posts(path: Path, scratch: Path, post_columns=POST_COLUMNS) -> pl.DataFrame:
+    """All posts of a metadata database of either form, with their tags."""
+    with open_metadata(path, post_columns) as source:
+        blocks = blocks_of(source.id_bounds(), source.post_count())
+        relations = RelationBlocks(scratch / "relations")
+        relations.fill(source, blocks)
+        reader = MetadataReader(source, source.tags(), relations)
+        return pl.concat([reader.read(block).posts for block in blocks])
 
 
 METADATA_COLUMNS = {

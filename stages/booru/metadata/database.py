@@ -18,12 +18,13 @@ from repro.errors import StageError
 import numpy as np
 import polars as pl
 
-from booru.metadata.schema import EXPECTED, RELATION_COLUMNS, TAG_COLUMNS, Column, schema_of
+from booru.metadata.schema import EXPECTED, RELATION_COLUMNS, TAG_COLUMNS, Column, check_id_bounds, schema_of
 from booru.metadata.sqlite_pages import PageFile, UnusualPageError, leaf_pages, two_columns
 from booru.ratings import check_ratings
 from booru.tags import check_tags
 
 RELATIONS_AT_ONCE = 2_000_000
+LEAST, GREATEST = -(2**63), 2**63 - 1
 Result = TypeVar("Result")
 
 
@@ -70,13 +71,15 @@ class BooruDatabase:
     @_sqlite_errors_in_words
     def tags(self) -> pl.DataFrame:
         """The tag table: id (i64), name, type (i64), popularity (i64), sorted by id; ids and types checked."""
+        self._refuse_ids("tag")
         return check_tags(self._frame("tag", TAG_COLUMNS, "", []), f"{self.path}: table tag")
 
     @_sqlite_errors_in_words
     def id_bounds(self) -> tuple[int, int] | None:
         """The lowest and the highest id of a post; None without posts."""
+        self._refuse_ids("post")
         first, last = self._connection.execute("SELECT min(id), max(id) FROM post").fetchone()
-        return None if first is None else (first, last)
+        return None if first is None else check_id_bounds(first, last, f"{self.path}: table post")
 
     @_sqlite_errors_in_words
     def post_count(self) -> int:
@@ -104,22 +107,31 @@ class BooruDatabase:
     def _relations_by_pages(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         if list(self._present["posttagrelation"]) != [c.name for c in RELATION_COLUMNS]:
             raise UnusualPageError("other columns")
-        root = self._connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'posttagrelation'").fetchone()[0]
+        query = "SELECT rootpage FROM sqlite_schema WHERE name = 'posttagrelation' COLLATE NOCASE"
+        root = self._connection.execute(query).fetchone()[0]
         with PageFile(self.path) as file:
             yield from two_columns(file, leaf_pages(file, root))
 
     def _relations_by_queries(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for first in range(0, self.relation_count() + 1, RELATIONS_AT_ONCE):
-            yield self._relations_of_ids(first, first + RELATIONS_AT_ONCE - 1)
+        self._refuse_ids("posttagrelation")
+        last = LEAST
+        while (first := self._relation_above(last)) is not None:
+            last = min(first + RELATIONS_AT_ONCE - 1, GREATEST)
+            yield self._relations_of_ids(first, last)
+
+    @_sqlite_errors_in_words
+    def _relation_above(self, number: int) -> int | None:
+        return self._connection.execute("SELECT min(id) FROM posttagrelation WHERE id > ?", [number]).fetchone()[0]
 
     @_sqlite_errors_in_words
     def _relations_of_ids(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         where = "FROM posttagrelation WHERE id BETWEEN ? AND ?"
-        query = f"SELECT count(*), group_concat(post_id), group_concat(tag_id) FROM (SELECT post_id, tag_id {where} ORDER BY id)"
+        odd = "count(*) FILTER (WHERE typeof(post_id) <> 'integer' OR typeof(tag_id) <> 'integer')"
+        query = f"SELECT {odd}, group_concat(post_id), group_concat(tag_id) FROM (SELECT post_id, tag_id {where} ORDER BY id)"
         count, *texts = self._connection.execute(query, [first, last]).fetchone()
-        posts, tags = map(_numbers, texts)
-        if posts is None or tags is None or not len(posts) == len(tags) == count:
+        if count:
             self._refuse_relations(f"{where} AND", [first, last])
+        posts, tags = map(_numbers, texts)
         return posts, tags
 
     def _refuse_relations(self, where: str, bounds: list[int]) -> NoReturn:
@@ -128,7 +140,16 @@ class BooruDatabase:
             query = f"SELECT id, {column.name} {where} typeof({column.name}) <> 'integer' LIMIT 1"
             if row := self._connection.execute(query, bounds).fetchone():
                 self._refuse_value("posttagrelation", column, f"relation {row[0]}", row[1])
-        raise StageError(f"{self.path}: posttagrelation cannot be read between {bounds[0]} and {bounds[1]}; fetch the file again")
+        raise AssertionError("no odd relation where one was counted")
+
+    @_sqlite_errors_in_words
+    def _refuse_ids(self, table: str) -> None:
+        """Refuse ids that are no whole numbers, which a table without SQLite's own rowid as its id can hold."""
+        kind, key = self._connection.execute("SELECT type, pk FROM pragma_table_info(?) WHERE name = 'id'", [table]).fetchone()
+        if kind.upper() != "INTEGER" or not key:
+            query = f"SELECT id FROM {table} WHERE typeof(id) <> 'integer' LIMIT 1"
+            if row := self._connection.execute(query).fetchone():
+                self._refuse_value(table, RELATION_COLUMNS[0], "a row", row[0])
 
     def _check_schema(self) -> dict[str, dict[str, str]]:
         """{table: {column: declared type}}, columns in the table's order."""
@@ -168,7 +189,14 @@ class BooruDatabase:
         found = [_series(column, text) for column, text in zip(columns, texts, strict=True)]
         if any(series is None for series in found):
             self._refuse_cell(table, [c for c in columns if c.name in present], where, values)
+        self._refuse_doubles(table, found[0].to_numpy())
         return pl.DataFrame(found)
+
+    def _refuse_doubles(self, table: str, ids: np.ndarray) -> None:
+        """Refuse an id that stands twice, which a table without a primary key can hold."""
+        again = np.flatnonzero(np.diff(ids) == 0)
+        if len(again):
+            raise StageError(f"{self.path}: table {table}: {table} {ids[again[0]]} is there more than once")
 
     def _refuse_cell(self, table: str, columns: Sequence[Column], where: str, values: list[int]) -> None:
         """Name the first cell that its column may not hold; come back where there is none."""
@@ -200,7 +228,10 @@ def _series(column: Column, array: str) -> pl.Series | None:
     """A column from a JSON array of its cells; None where one of them is of a kind that the column may not hold."""
     if column.integer and (numbers := _numbers(array[1:-1])) is not None:
         return pl.Series(column.name, numbers)
-    cells = json.loads(array)
+    try:
+        cells = json.loads(array)
+    except ValueError:  # SQLite writes an infinite number as Inf, which is no JSON
+        return None
     allowed = {int if column.integer else str} | ({type(None)} if column.nullable else set())
     return None if set(map(type, cells)) - allowed else pl.Series(column.name, cells, dtype=column.dtype())
 

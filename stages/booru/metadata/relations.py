@@ -31,12 +31,12 @@ def blocks_of(bounds: tuple[int, int] | None, posts: int) -> list[Block]:
     """Adjoining blocks of ids, from the first id to the last, that hold POSTS_OF_A_BLOCK posts at most on the average.
 
     A block spans 100,000 ids or, where ids are sparse, that times a power of two: the blocks of two revisions of a
-    database are the same, and only those with new posts differ. Number = id // ids of a block.
+    database are the same, and only those with new posts differ. Number = id // ids of a block. A place in a block has 31 bits.
     """
     if bounds is None:
         return []
     ids, spanned = POSTS_OF_A_BLOCK, bounds[1] - bounds[0] + 1
-    while ids < spanned and 2 * ids * posts <= POSTS_OF_A_BLOCK * spanned:
+    while ids < spanned and 2 * ids * posts <= POSTS_OF_A_BLOCK * spanned and 2 * ids <= 1 << 31:
         ids *= 2
     return [Block(n, n * ids, (n + 1) * ids - 1) for n in range(bounds[0] // ids, bounds[1] // ids + 1)]
 
@@ -51,8 +51,8 @@ class RelationBlocks:
 
     folder: Path
 
-    def fill(self, source: BooruDatabase | BooruTables, blocks: list[Block]) -> None:
-        """Write the files of these adjoining blocks; relations of posts outside of them are left out."""
+    def fill(self, source: BooruDatabase | BooruTables, blocks: list[Block]) -> int:
+        """Write the files of these adjoining blocks; returns how many relations are of posts outside and left out."""
         *fast, surest = source.relation_readers()
         for reader in fast:
             try:
@@ -61,16 +61,19 @@ class RelationBlocks:
                 continue
         return self._write(blocks, surest(), source.relation_count())
 
-    def _write(self, blocks: list[Block], pieces: Pieces, rows: int) -> None:
+    def _write(self, blocks: list[Block], pieces: Pieces, rows: int) -> int:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        progress = Progress("relations", rows, "rows")
+        progress, left_out = Progress("relations", rows, "rows"), 0
         with ExitStack() as stack:
             files = {block.number: stack.enter_context(open(self._file(block), "wb")) for block in blocks}
             for posts, tags in pieces:
+                left_out += len(posts)
                 for number, pairs in _by_block(blocks, posts, tags):
                     pairs.tofile(files[number])
+                    left_out -= len(pairs)
                 progress.advance(len(posts))
+        return left_out
 
     def read(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
         """Places of posts in the block and tag ids (i32) of its relations, in the order (post, place in the table)."""
@@ -91,7 +94,7 @@ class RelationBlocks:
 
 def _by_block(blocks: list[Block], posts: np.ndarray, tags: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """(block's number, pairs of its relations, i32 [n, 2]) of the blocks that a piece of the table touches."""
-    if not len(posts):
+    if not len(posts) or not blocks:
         return
     lowest, highest = posts.min(), posts.max()
     if lowest < blocks[0].first or highest > blocks[-1].last:

@@ -7,6 +7,8 @@ texts until the middle of 2024, updated_at since): those are not read, so that a
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from repro.errors import StageError
+
 import polars as pl
 
 
@@ -22,6 +24,8 @@ class Column(NamedTuple):
         return pl.Int64 if self.integer else pl.String
 
 
+# Where the numbers of image folders' shards begin, times the ids of the smallest shard.
+END_OF_POST_IDS = 100_000_000_000
 # What HakuBooru's rules need of a post; where a value of these is missing the filter says so of the post.
 CAPTION_COLUMNS = (
     Column("id", integer=True),
@@ -54,3 +58,15 @@ EXPECTED = f"danbooru2023's tables {', '.join(TABLES)}"
 def schema_of(post_columns: Sequence[Column]) -> dict[str, Sequence[Column]]:
     """{table: columns that are read} for a reader that wants these columns of a post."""
     return dict(zip(TABLES, (post_columns, TAG_COLUMNS, RELATION_COLUMNS), strict=True))
+
+
+def check_id_bounds(first: int, last: int, where: str) -> tuple[int, int]:
+    """Return the lowest and the highest id of a post after checking that there are shards for them.
+
+    Raises:
+        StageError: names the post.
+    """
+    for number in (first, last):
+        if not 0 <= number < END_OF_POST_IDS:
+            raise StageError(f"{where}: the id of post {number} is outside 0..{END_OF_POST_IDS - 1}")
+    return first, last

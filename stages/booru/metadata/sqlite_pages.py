@@ -20,6 +20,11 @@ INTERIOR, LEAF = 5, 13
 # Bytes that numbers of the record format's types 0 (null) to 9 take; 7 is a float, the null is refused as well.
 _SIZES = np.array([0, 1, 2, 3, 4, 6, 8, 0, 0, 0])
 _CONSTANTS = {8: 0, 9: 1}
+# SQLite's own limit for the levels of a tree.
+DEEPEST = 20
+# A cell of one that lies at a page's end may claim to go on for as much as this.
+PADDING = 32
+SMALLEST_CELL = 4
 
 
 class UnusualPageError(Exception):
@@ -51,14 +56,14 @@ class PageFile:
         os.close(self._file)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """The bytes (u8) of the pages of these numbers, counted from 1, one after another, and 16 bytes of zero behind.
+        """The bytes (u8) of the pages of these numbers, counted from 1, one after another, and some bytes of zero behind.
 
         Raises:
             UnusualPageError: a number beyond the file.
         """
         if numbers.min() < 1 or numbers.max() > self.count:
             raise UnusualPageError("a page number beyond the end of the file")
-        content = np.zeros(len(numbers) * self.size + 16, dtype=np.uint8)
+        content = np.zeros(len(numbers) * self.size + PADDING, dtype=np.uint8)
         view, place = memoryview(content), 0
         for run in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
             wanted = len(run) * self.size
@@ -75,13 +80,16 @@ def leaf_pages(file: PageFile, root: int) -> np.ndarray:
         UnusualPageError: a page that is no page of a table.
     """
     level = np.array([root], dtype=np.int64)
-    while True:
+    for _ in range(DEEPEST):
+        if len(level) > file.count:
+            break
         kinds = {int(file.read(level[[place]])[_header(int(level[place]))]) for place in (0, -1)}
         if kinds == {LEAF}:
             return level
         if kinds != {INTERIOR}:
             raise UnusualPageError("a page that belongs to no table")
         level = np.concatenate([_children(file, int(number)) for number in level])
+    raise UnusualPageError("pages that lead back to themselves")
 
 
 def _header(page: int) -> int:
@@ -95,10 +103,17 @@ def _children(file: PageFile, number: int) -> np.ndarray:
     if page[header] != INTERIOR:
         raise UnusualPageError("leaves at different depths")
     cells = int.from_bytes(page[header + 3 : header + 5].tobytes(), "big")
+    _refuse_beyond(header + 12 + 2 * cells > file.size)
     places = page[header + 12 : header + 12 + 2 * cells].copy().view(">u2").astype(np.int64)
+    _refuse_beyond(places.max(initial=0) > file.size - SMALLEST_CELL)
     right = int.from_bytes(page[header + 8 : header + 12].tobytes(), "big")
     left = page[places[:, None] + np.arange(4)].copy().view(">u4").ravel().astype(np.int64)
     return np.append(left, right)
+
+
+def _refuse_beyond(is_beyond: bool) -> None:
+    if is_beyond:
+        raise UnusualPageError("a cell beyond the end of its page")
 
 
 def two_columns(file: PageFile, leaves: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -132,16 +147,22 @@ def _cells(pages: np.ndarray, headers: np.ndarray) -> np.ndarray:
     count, size = pages.shape
     at = np.arange(count)
     cells = (pages[at, headers + 3].astype(np.int64) << 8) | pages[at, headers + 4]
+    _refuse_beyond((headers + 8 + 2 * cells > size).any())
     within = np.arange(cells.sum()) - np.repeat(np.cumsum(cells) - cells, cells)
     pointers = np.repeat(at * size + headers + 8, cells) + 2 * within
     flat = pages.reshape(-1).view(">u2")  # cell pointers lie at even places
-    return flat[pointers >> 1].astype(np.int64) + np.repeat(at * size, cells)
+    places = flat[pointers >> 1].astype(np.int64)
+    _refuse_beyond(places.max(initial=0) > size - SMALLEST_CELL)
+    return places + np.repeat(at * size, cells)
 
 
 def _varint_lengths(content: np.ndarray, at: np.ndarray) -> np.ndarray | int:
-    """Bytes of the variable-length number at each place; rowids ascend, and their lengths do too."""
+    """Bytes of the variable-length number at each place; rowids ascend, and their lengths do too.
+
+    Those below zero, which come first, have the greatest length.
+    """
     first, last = (_varint_length(content, int(place)) for place in at[[0, -1]])
-    if first == last:
+    if first == last < 9:
         return first
     lengths = np.full(len(at), 9, dtype=np.int64)
     for length in range(8, 0, -1):

@@ -9,7 +9,7 @@ from repro.errors import StageError
 import numpy as np
 import polars as pl
 
-from booru.metadata.schema import EXPECTED, TAG_COLUMNS, Column, schema_of
+from booru.metadata.schema import EXPECTED, RELATION_COLUMNS, TAG_COLUMNS, Column, check_id_bounds, schema_of
 from booru.ratings import check_ratings
 from booru.tags import check_tags
 
@@ -45,12 +45,14 @@ class BooruTables:
 
     def id_bounds(self) -> tuple[int, int] | None:
         """The lowest and the highest id of a post; None without posts."""
-        bounds = self._scan("post").select(pl.min("id").alias("first"), pl.max("id").alias("last"))
-        first, last = bounds.collect(engine="in-memory").row(0)
-        return None if first is None else (first, last)
+        bounds = self._scan("post").select(pl.min("id").alias("first"), pl.max("id").alias("last"), pl.col("id").null_count())
+        first, last, missing = self._collect("post", bounds).row(0)
+        if missing:
+            self._refuse("post", "post.id: a row has no value, expected an integer")
+        return None if first is None else check_id_bounds(first, last, str(self._file("post")))
 
     def post_count(self) -> int:
-        return self._scan("post").select(pl.len()).collect(engine="in-memory").item()
+        return self._collect("post", self._scan("post").select(pl.len())).item()
 
     def posts(self, first: int, last: int) -> pl.DataFrame:
         """The posts with first <= id <= last, sorted by id: i64 and str columns; ratings checked.
@@ -61,22 +63,22 @@ class BooruTables:
         return check_ratings(self._without_doubles("post", posts), str(self._file("post")))
 
     def relation_count(self) -> int:
-        return self._scan("posttagrelation").select(pl.len()).collect(engine="in-memory").item()
+        return self._collect("posttagrelation", self._scan("posttagrelation").select(pl.len())).item()
 
     def relation_readers(self) -> list[Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]]:
         """The way to read post ids and tag ids (i64) of all relations, in bounded pieces and in the order of their ids."""
         return [self._relations]
 
     def _relations(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        last = -1
+        last = None
         for first in range(0, self.relation_count(), RELATIONS_AT_ONCE):
-            piece = self._scan("posttagrelation").slice(first, RELATIONS_AT_ONCE).select("id", "post_id", "tag_id")
-            piece = piece.collect(engine="in-memory").cast(pl.Int64)
+            piece = self._scan("posttagrelation").slice(first, RELATIONS_AT_ONCE)
+            piece = self._collect("posttagrelation", piece.select(pl.col(c.name).cast(c.dtype()) for c in RELATION_COLUMNS))
             for name in piece.columns:
                 if piece[name].null_count():
                     self._refuse("posttagrelation", f"row {first + piece[name].is_null().arg_max()} has no {name}")
             ids = piece["id"].to_numpy()
-            if ids[0] <= last or not (np.diff(ids) > 0).all():
+            if (last is not None and ids[0] <= last) or not (np.diff(ids) > 0).all():
                 self._refuse("posttagrelation", "its rows are not in ascending order of id, which is the order of tags; sort it")
             last = int(ids[-1])
             yield piece["post_id"].to_numpy(), piece["tag_id"].to_numpy()
@@ -110,14 +112,17 @@ class BooruTables:
         present = pl.read_parquet_schema(self._file(table))
         values = {c.name: pl.col(c.name) if c.name in present else pl.lit(None) for c in columns}
         chosen = self._scan(table).filter(condition).select(values[c.name].cast(c.dtype()).alias(c.name) for c in columns)
-        try:
-            frame = chosen.collect(engine="in-memory")
-        except (pl.exceptions.PolarsError, OSError) as error:
-            self._refuse(table, f"cannot be read ({str(error).splitlines()[0]}); fetch it again")
+        frame = self._collect(table, chosen)
         for column in columns:
             if not column.nullable and (bad := frame.filter(pl.col(column.name).is_null()).head(1)).height:
                 self._refuse(table, f"{table}.{column.name}: {table} {bad['id'][0]} has no value")
         return frame
+
+    def _collect(self, table: str, query: pl.LazyFrame) -> pl.DataFrame:
+        try:
+            return query.collect(engine="in-memory")
+        except (pl.exceptions.PolarsError, OSError) as error:
+            self._refuse(table, f"cannot be read ({str(error).splitlines()[0]}); fetch it again")
 
     def _without_doubles(self, table: str, frame: pl.DataFrame) -> pl.DataFrame:
         """The frame, sorted by id, without rows that stand twice."""
