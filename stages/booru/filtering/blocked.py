@@ -29,5 +29,7 @@ def with_kin(blocked: list[str]) -> set[str]:
 
 
 def blocked_ids(tags: pl.DataFrame, blocked: list[str]) -> list[int]:
-    """Ids of the tags (of any type) with a blocked name; names are compared whole."""
-    return tags.filter(pl.col("name").is_in(sorted(with_kin(blocked))))["id"].to_list()
+    """Ids of the tags (of any type) with a blocked name. Names are compared whole, as the booru spells them: sidecars and
+    custom words may have capitals, and spaces for underscores."""
+    spelled = pl.col("name").str.to_lowercase().str.replace_all(" ", "_", literal=True)
+    return tags.filter(spelled.is_in(sorted(with_kin(blocked))))["id"].to_list()

@@ -130,12 +130,15 @@ def _with_duplicates(seen: pl.DataFrame, reason: str, duplicates: pl.DataFrame) 
 def same_files(posts: pl.DataFrame) -> pl.DataFrame:
     """Columns id and kept of the posts (id, md5; ids ascending) whose md5 a post of lower id has too, sorted by id.
 
-    Only posts whose first 60 bits of md5 another has as well are compared as text: there are hardly any.
+    Only posts whose first 60 bits of md5 another has as well, or whose md5 is no such number, are compared as text:
+    there are hardly any. Those without md5 are not.
     """
     head = posts["md5"].str.slice(0, 15).str.to_integer(base=16, strict=False).fill_null(-1).to_numpy()
     order = np.argsort(head, kind="stable")
     equal = (head[order[1:]] == head[order[:-1]]) & (head[order[1:]] >= 0)
-    shared = np.unique(np.concatenate([order[1:][equal], order[:-1][equal]]))
+    odd = np.flatnonzero(head < 0)
+    odd = odd[(posts["md5"].gather(odd).fill_null("") != "").to_numpy()]
+    shared = np.unique(np.concatenate([order[1:][equal], order[:-1][equal], odd]))
     candidates = posts[shared].sort("md5", "id")
     first = pl.col("id").first().over("md5")
     return candidates.select("id", kept=first).filter(pl.col("id") != pl.col("kept")).sort("id")
