@@ -31,8 +31,8 @@ FOLDER_PICTURE = folder_id("art/deep/1.png")
 # One post for each reason but the last, in the rules' order.
 LEFT_OUT = {
     11_000: {"tags": [1, 12]}, 12_000: {"is_deleted": True}, 13_000: {"is_banned": True},
-    14_000: {"md5": None, "has_file": False}, 15_000: {"fav_count": None}, 16_000: {"file_ext": "mp4"}, 17_000: {"rating": 3}, 20_000: {}, 21_000: {}, 22_000: {},
-    23_000: {}, 24_000: {}, 25_000: SAME_MD5, 26_000: {},
+    14_000: {"md5": None, "has_file": False}, 15_000: {"fav_count": None}, 16_000: {"file_ext": "mp4"}, 17_000: {"rating": 3},
+    20_000: {}, 21_000: {}, 22_000: {}, 23_000: {}, 24_000: {}, 25_000: SAME_MD5, 26_000: {},
 }  # fmt: skip
 KEPT = [1000, 2000, 3000, 200_000, FOLDER_PICTURE]
 
