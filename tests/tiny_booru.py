@@ -40,8 +40,8 @@ def post(post_id: int, **changes) -> dict:
     return POST | urls | {"id": post_id, "tags": [3, 1, 7, 8, 5, 2]} | changes
 
 
-def make_database(path: Path, posts: list[dict], tags=TAGS, post_schema: str = POST_SCHEMA) -> Path:
-    """Write a metadata database; a post's relations are in the order of its `tags`."""
+def make_database(path: Path, posts: list[dict], tags=TAGS, post_schema: str = POST_SCHEMA, relations=()) -> Path:
+    """Write a metadata database; a post's relations are in the order of its `tags`, `relations` (post, tag) come last."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA synchronous = OFF")
@@ -52,6 +52,7 @@ def make_database(path: Path, posts: list[dict], tags=TAGS, post_schema: str = P
         for row in posts:
             db.execute(f"INSERT INTO post ({', '.join(POST)}) VALUES ({', '.join('?' * len(POST))})", [row[n] for n in POST])
             db.executemany("INSERT INTO posttagrelation (post_id, tag_id) VALUES (?, ?)", [(row["id"], t) for t in row["tags"]])
+        db.executemany("INSERT INTO posttagrelation (post_id, tag_id) VALUES (?, ?)", relations)
         db.executemany("INSERT INTO tag VALUES (?, ?, ?, 10)", tags)
     db.close()
     return path

@@ -1,14 +1,30 @@
-"""Parquet shards: bytes that depend on the rows alone, a digest that does not depend on the shards."""
+"""Parquet shards: bytes that depend on the rows alone, and digests of the values whatever the bytes."""
 
+import hashlib
 import json
+import struct
 
 from repro.errors import StageError
 from repro.hashing import write_manifest
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from booru.shards import ShardWriter, numbered_frames, parquet_bytes, read_tags, row_lines, shard_files, write_frame
+from booru.shards import (
+    ShardWriter,
+    numbered_frames,
+    parquet_bytes,
+    read_tags,
+    row_lines,
+    shard_files,
+    shard_name,
+    shard_number,
+    values_digest,
+    write_frame,
+    write_shard,
+)
 
 TEXTS = [f"é{i}" if i % 3 else None for i in range(100_000)]
 FRAME = pl.DataFrame({"id": range(100_000), "text": TEXTS, "tags": [[1, 2]] * 100_000})
@@ -44,10 +60,82 @@ def test_row_lines_write_bytes_as_hexadecimal_digits():
     ]
 
 
-def test_content_digest_is_of_the_rows_not_of_the_shards(tmp_path):
-    assert write_shards(tmp_path / "a", [100_000]) == write_shards(tmp_path / "b", [7, 60_000, 39_993])
-    assert write_shards(tmp_path / "c", [99_999]) != write_shards(tmp_path / "d", [100_000])
-    assert json.loads((tmp_path / "a" / "MANIFEST.json").read_text())["content"]
+def test_content_digest_is_of_the_rows_and_their_shards(tmp_path):
+    """Shards are blocks of ids, the same in every run: another division is another content."""
+    whole = write_shards(tmp_path / "a", [100_000])
+    assert whole == write_shards(tmp_path / "b", [100_000])
+    assert len({whole, write_shards(tmp_path / "c", [7, 99_993]), write_shards(tmp_path / "d", [99_999])}) == 3
+    assert json.loads((tmp_path / "a" / "MANIFEST.json").read_text())["content"] == whole
+
+
+def test_shards_written_elsewhere_count_as_those_written_here(tmp_path):
+    expected = write_shards(tmp_path / "a", [60_000, 40_000])
+    writer = ShardWriter(tmp_path / "a", "posts")
+    shards = [write_shard(tmp_path / "a", "posts", number, FRAME[n:m]) for number, n, m in [(1, 60_000, 100_000), (0, 0, 60_000)]]
+    for shard in sorted(shards):
+        writer.add(shard)
+    writer.write_tags(pl.DataFrame({"id": [1], "name": ["a"]}))
+    assert (writer.content_digest(), writer.rows) == (expected, 100_000)
+
+
+KINDS = {
+    pl.Int8: st.integers(-128, 127), pl.Int64: st.integers(-(2**63), 2**63 - 1), pl.UInt64: st.integers(0, 2**64 - 1),
+    pl.Boolean: st.booleans(), pl.String: st.text(max_size=4), pl.Binary: st.binary(max_size=4),
+    pl.List(pl.Int32): st.lists(st.none() | st.integers(-9, 9), max_size=3), pl.List(pl.String): st.lists(st.text(max_size=2)),
+}  # fmt: skip
+
+
+@st.composite
+def frames(draw):
+    rows = draw(st.integers(0, 20))
+    columns = draw(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=4))
+    values = [draw(st.lists(st.none() | KINDS[kind], min_size=rows, max_size=rows)) for kind in columns]
+    return pl.DataFrame([pl.Series(f"c{n}", v, dtype=kind) for n, (v, kind) in enumerate(zip(values, columns, strict=True))])
+
+
+def retold(name: str, values: list, kind) -> bytes:
+    """What is digested of a column, told value by value."""
+    missing = [value is None for value in values]
+    text = f"{name} {len(values)} {sum(missing)}\n".encode()
+    if any(missing):
+        bits = "".join(str(int(bit)) for bit in missing)
+        text += bytes(int(bits[n : n + 8].ljust(8, "0"), 2) for n in range(0, len(bits), 8))
+    if kind in (pl.String, pl.Binary):
+        values = [b"" if v is None else v.encode() if kind == pl.String else v for v in values]
+        return text + b"".join(struct.pack("<q", len(v)) for v in values) + b"".join(values)
+    if kind.is_integer() or kind == pl.Boolean:
+        return text + b"".join(struct.pack("<Q" if kind == pl.UInt64 else "<q", v or 0) for v in values)
+    text += b"".join(struct.pack("<q", len(v or [])) for v in values)
+    return text + retold("item", [item for v in values for item in v or []], kind.inner)
+
+
+@given(frame=frames())
+@settings(max_examples=60)
+def test_values_digest_is_of_names_nulls_and_values(frame):
+    text = b"".join(retold(name, frame[name].to_list(), kind) for name, kind in frame.schema.items())
+    assert values_digest(frame) == hashlib.sha256(text).hexdigest()
+    pieces = pl.concat([frame[: frame.height // 2], frame[frame.height // 2 :]], rechunk=False)
+    assert values_digest(pieces) == values_digest(frame)
+
+
+def test_values_digest_tells_apart_what_looks_alike():
+    columns = [
+        pl.Series("a", [[1], [2, 3]]), pl.Series("a", [[1, 2], [3]]), pl.Series("a", [[1, 2, 3], []]),
+        pl.Series("a", [[1, 2, 3], None]), pl.Series("a", [[], [1, 2, 3]]), pl.Series("b", [[1], [2, 3]]),
+        pl.Series("a", ["ab", "c"]), pl.Series("a", ["a", "bc"]), pl.Series("a", ["abc", ""]), pl.Series("a", ["abc", None]),
+        pl.Series("a", [0, 1]), pl.Series("a", [None, 1]), pl.Series("a", [1, 0]),
+    ]  # fmt: skip
+    assert len({values_digest(pl.DataFrame([column])) for column in columns}) == len(columns)
+
+
+def test_values_without_a_digest():
+    with pytest.raises(TypeError, match="column share: values of Float64 have no digest"):
+        values_digest(pl.DataFrame({"share": [0.5]}))
+
+
+@pytest.mark.parametrize("number", [0, 7, 99_999, 100_000, 1_000_003])
+def test_the_number_is_in_the_name(tmp_path, number):
+    assert shard_number(tmp_path / shard_name("posts", number)) == number
 
 
 def test_shards_come_back_in_order(tmp_path):

@@ -6,7 +6,16 @@ import os
 from pathlib import Path
 
 from repro.errors import StageError
-from repro.hashing import MANIFEST_NAME, check_manifest, hash_tree, sha256_file, sha256_json, write_manifest
+from repro.hashing import (
+    MANIFEST_NAME,
+    check_manifest,
+    hash_tree,
+    manifest_revision,
+    refuse_foreign_folder,
+    sha256_file,
+    sha256_json,
+    write_manifest,
+)
 
 import pytest
 
@@ -63,3 +72,28 @@ def test_hashes_of_files_trees_and_values(folder: Path) -> None:
     assert hash_tree(folder / "a.bin") == {"a.bin": sha256_file(folder / "a.bin")}
     assert sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1}) != sha256_json({"a": 1, "b": 2.5})
     assert sha256_json([1]) == hashlib.sha256(json.dumps([1], indent=2).encode() + b"\n").hexdigest()
+
+
+def test_only_folders_of_stages_may_be_replaced(folder: Path, tmp_path: Path) -> None:
+    refuse_foreign_folder(folder)
+    refuse_foreign_folder(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    refuse_foreign_folder(tmp_path / "empty")
+    (folder / MANIFEST_NAME).unlink()
+    before = hash_tree(folder)
+    with pytest.raises(StageError, match=r"latents: it is there, and no MANIFEST\.json in it says that a stage wrote it"):
+        refuse_foreign_folder(folder)
+    assert hash_tree(folder) == before
+
+
+def test_a_folder_of_folders_alone_is_foreign_too(tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "2024").mkdir(parents=True)
+    with pytest.raises(StageError, match="pictures: it is there"):
+        refuse_foreign_folder(tmp_path / "pictures")
+
+
+def test_a_manifest_names_the_revision_if_there_is_one(folder: Path) -> None:
+    assert "revision" not in check_manifest(folder)
+    assert manifest_revision(folder) is None
+    write_manifest(folder, "content digest", "the revision")
+    assert check_manifest(folder)["revision"] == manifest_revision(folder) == "the revision"

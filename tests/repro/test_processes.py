@@ -75,6 +75,53 @@ def test_results_come_in_the_order_of_the_items(start) -> None:
     assert output.split() == [2 * letter for letter in "abcdefgh"]
 
 
+HERE_OR_THERE = """
+import os, sys
+from repro.errors import StageError, run_stage
+from repro.processes import run_here_or_there
+
+def work(item):
+    if item == "fail":
+        raise StageError("post 7: broken image")
+    return item, os.getpid()
+
+def main(arguments):
+    processes, *items = arguments
+    for item, pid in run_here_or_there(work, items, int(processes)):
+        print(item, "here" if pid == os.getpid() else "there", flush=True)
+
+if __name__ == "__main__":
+    run_stage(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("processes", "items", "place"),
+    [
+        ("0", "abc", "here"),
+        ("1", "abc", "here"),
+        ("2", "a", "here"),
+        ("2", "", "here"),
+        ("2", "abcde", "there"),
+        ("9", "ab", "there"),
+    ],
+)
+def test_one_process_is_this_one_and_more_are_others(start, processes: str, items: str, place: str) -> None:
+    process = start(HERE_OR_THERE, processes, *items)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert output.split() == [word for item in items for word in (item, place)]
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_an_error_is_the_stages_own_wherever_it_was(start, processes: str) -> None:
+    process = start(HERE_OR_THERE, processes, "a", "fail", "b")
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert errors.splitlines()[-1] == "stage.py: post 7: broken image"
+    assert output.split()[0] == "a"
+
+
 @pytest.mark.parametrize(("item", "message"), [("die", "a worker process was killed"), ("fail", "post 7: broken image")])
 def test_a_workers_death_or_error_is_the_stages_error(start, item: str, message: str) -> None:
     process = start(WORKERS, "a", item, "b")

@@ -126,21 +126,23 @@ class BooruDatabase:
     @_sqlite_errors_in_words
     def _relations_of_ids(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         where = "FROM posttagrelation WHERE id BETWEEN ? AND ?"
-        odd = "count(*) FILTER (WHERE typeof(post_id) <> 'integer' OR typeof(tag_id) <> 'integer')"
-        query = f"SELECT {odd}, group_concat(post_id), group_concat(tag_id) FROM (SELECT post_id, tag_id {where} ORDER BY id)"
-        count, *texts = self._connection.execute(query, [first, last]).fetchone()
-        if count:
+        query = f"SELECT json_group_array(post_id), json_group_array(tag_id) FROM (SELECT post_id, tag_id {where} ORDER BY id)"
+        try:
+            arrays = self._connection.execute(query, [first, last]).fetchone()
+        except sqlite3.OperationalError:  # bytes, which JSON cannot hold; or a broken page
             self._refuse_relations(f"{where} AND", [first, last])
-        posts, tags = map(_numbers, texts)
+            raise
+        posts, tags = (_numbers(array[1:-1]) for array in arrays)
+        if posts is None or tags is None:
+            self._refuse_relations(f"{where} AND", [first, last])
         return posts, tags
 
-    def _refuse_relations(self, where: str, bounds: list[int]) -> NoReturn:
-        """Name the relation that is no pair of integers."""
+    def _refuse_relations(self, where: str, bounds: list[int]) -> None:
+        """Name the first relation that is no pair of integers; come back where there is none."""
         for column in RELATION_COLUMNS[1:]:
             query = f"SELECT id, {column.name} {where} typeof({column.name}) <> 'integer' LIMIT 1"
             if row := self._connection.execute(query, bounds).fetchone():
                 self._refuse_value("posttagrelation", column, f"relation {row[0]}", row[1])
-        raise AssertionError("no odd relation where one was counted")
 
     @_sqlite_errors_in_words
     def _refuse_ids(self, table: str) -> None:
