@@ -70,7 +70,7 @@ class RelationBlocks:
             for posts, tags in pieces:
                 left_out += len(posts)
                 for number, pairs in _by_block(blocks, posts, tags):
-                    pairs.tofile(files[number])
+                    files[number].write(memoryview(pairs))  # not tofile, whose errors do not say that the disk is full
                     left_out -= len(pairs)
                 progress.advance(len(posts))
         return left_out
