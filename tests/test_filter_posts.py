@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+from repro.errors import StageError
 from repro.hashing import check_manifest
 
 import numpy as np
@@ -21,6 +22,7 @@ from tiny_booru import (
     seal_metadata,
 )
 
+import filter_posts
 from booru.filtering.rules import REASONS
 from booru.images.archives import ImageArchives
 from booru.images.folders import folder_id
@@ -182,23 +184,30 @@ def test_the_block_list_cannot_be_emptied(posts: Path, archives: Path, tmp_path:
 def test_missing_or_damaged_inputs(posts: Path, archives: Path, tmp_path: Path):
     output = tmp_path / "out"
     assert "image_index: no such image index" in refused(posts, tmp_path / "none", output)
+
+    def complaint(posts: Path, archives: Path) -> str:
+        with pytest.raises(StageError) as error:
+            filter_posts.main(list(map(str, arguments(posts, archives, output))))
+        assert not output.exists()
+        return str(error.value)
+
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "image_index").write_bytes(b"")
-    assert "an image index is a folder" in refused(posts, tmp_path / "file", output)
+    assert "an image index is a folder" in complaint(posts, tmp_path / "file")
     damaged = tmp_path / "damaged" / "image_index"
     damaged.mkdir(parents=True)
     for name, data in folder_bytes(archives / "image_index").items():
         (damaged / name).write_bytes(data[:-1] + b"?" if name == "images-00000.parquet" else data)
-    assert "images-00000.parquet: missing, unexpected or changed" in refused(posts, damaged.parent, output)
+    assert "images-00000.parquet: missing, unexpected or changed" in complaint(posts, damaged.parent)
     shard = posts / "posts-00000.parquet"
     whole = shard.read_bytes()
     shard.write_bytes(b"")
-    assert "posts-00000.parquet: missing, unexpected or changed" in refused(posts, archives, output)
+    assert "posts-00000.parquet: missing, unexpected or changed" in complaint(posts, archives)
     shard.write_bytes(whole)
     (posts / "tags.parquet").unlink()
     seal_metadata(posts)
-    assert "tags.parquet: missing" in refused(posts, archives, output)
-    assert "none: no such folder" in refused(tmp_path / "none", archives, output)
+    assert "tags.parquet: missing" in complaint(posts, archives)
+    assert "none: no such folder" in complaint(tmp_path / "none", archives)
 
 
 def test_a_folder_of_somebodys_files_is_refused_and_left_as_it_is(posts: Path, archives: Path, tmp_path: Path):
