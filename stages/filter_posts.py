@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
     image_index = args.image_index or Path(params.filter.image_index)
     if args.explain is not None:
         stages = Stages(args.metadata, image_index, args.selection, args.ledger, args.captions, args.latents)
-        for line in explain(args.explain, stages, params.select, params.filter):
+        for line in explain(args.explain, stages, params):
             print(line)
         return
     refuse_foreign_folder(args.output)

@@ -63,9 +63,10 @@ def name_list(counts: dict[str, int]) -> NameList:
     return NameList(len(counts), shown, [(step, names) for step, names in reached if names])
 
 
-def caption_format(rules: Profile) -> list[str]:
-    """The kept and the general part of a caption, one line each."""
-    return [", ".join(PART_WORDS[part] for part in parts) for parts in (rules.keep, rules.general)]
+def caption_format(rules: Profile, custom: bool) -> list[str]:
+    """The kept and the general part of a caption, one line each; `custom` whether image folders bring words of their own."""
+    shown = [[part for part in parts if custom or part != "custom"] for parts in (rules.keep, rules.general)]
+    return [", ".join(PART_WORDS[part] for part in parts) for parts in shown]
 
 
 def year_words(rules: Profile) -> list[tuple[str, str]]:
@@ -137,7 +138,7 @@ def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
         "optimizer": OPTIMIZER_WORDS[params.train.optimizer],
         "schedule": SCHEDULE_WORDS[params.train.schedule],
         "rules": rules,
-        "format": caption_format(rules),
+        "format": caption_format(rules, custom=bool(params.ingest.folders)),
         "years": year_words(rules),
         "score_words": score_words(rules),
         "conditions": selection_conditions(params.select),

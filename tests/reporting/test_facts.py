@@ -10,9 +10,13 @@ def row(name: str, base: float, merged: float) -> CharacterRow:
 
 
 def test_caption_format_follows_the_profile():
-    kept, general = caption_format(profile("kohaku-xl-epsilon"))
+    kept, general = caption_format(profile("kohaku-xl-epsilon"), custom=False)
     assert kept == "<1girl/1boy/1other/...>, <character>, <series>, <artists>"
     assert general == "<general tags>, <meta tags>, <year tag>, <rating tags>, <quality tag>"
+
+
+def test_caption_format_tells_custom_words_where_there_are_any():
+    assert caption_format(profile("kohaku-xl-epsilon"), custom=True)[0].startswith("<custom tags>, <1girl/")
 
 
 def test_year_words_do_not_overlap():

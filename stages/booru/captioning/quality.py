@@ -13,6 +13,9 @@ import polars as pl
 from booru.captioning.profiles import Quality, ScoreWords
 from booru.ratings import RATINGS
 
+# No post has as many; a number beyond it, from a damaged database, must not cost memory.
+MOST_FAVOURITES = 10_000_000
+
 
 def quality_words(quality: Quality) -> list[str]:
     """The words from the lowest to the highest; `quality_levels` counts in them."""
@@ -50,7 +53,7 @@ def percentiles_of(frames: Iterable[pl.DataFrame], quality: Quality) -> Quality:
     for frame in frames:
         counted = frame.filter(pl.col("id") <= quality.last_id)
         for i, rating in enumerate(RATINGS):
-            favourites = counted.filter(pl.col("rating") == i)["fav_count"].drop_nulls().clip(lower_bound=0).to_numpy()
+            favourites = counted.filter(pl.col("rating") == i)["fav_count"].drop_nulls().clip(0, MOST_FAVOURITES).to_numpy()
             counts[rating] = _added(counts[rating], np.bincount(favourites))
     steps = sorted(step.percentile for step in quality.above)
     tables = {

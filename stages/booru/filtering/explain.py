@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import StageError
-from repro.params import Filter, IdRange, Select
+from repro.params import IdRange, Params
 
 import polars as pl
 
-from booru.filtering.rules import COLUMNS, PICTURE_COLUMNS, explained
+from booru.captioning.captions import KEEP_MARK, SEPARATOR
+from booru.captioning.profiles import Profile, profile
+from booru.filtering.rules import COLUMNS, KEPT, PICTURE_COLUMNS, explained
 from booru.images.archives import ImageIndex
 from booru.selection.selection import SELECTED
 from booru.shards import read_tags
 from booru.tags import TAG_TYPES
-
-KEPT = "kept"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Stages:
     latents: Path
 
 
-def explain(post: int, stages: Stages, select: Select, rules: Filter) -> Iterator[str]:
+def explain(post: int, stages: Stages, params: Params) -> Iterator[str]:
     """Lines of text, stage by stage, until the post is left out or is trained on.
 
     Raises:
@@ -44,7 +44,7 @@ def explain(post: int, stages: Stages, select: Select, rules: Filter) -> Iterato
     tags = read_tags(stages.metadata)
     yield f"metadata: post {post} of {row['source']}, uploaded {row['created_at'] or 'at an unknown time'},"
     yield f"  score {row['score']}, {row['fav_count']} favourites, tags: {_tag_names(row['tags'], tags)}"
-    place = _range_of(post, row["source"], select.ranges)
+    place = _range_of(post, row["source"], params.select.ranges)
     reason = yield from _told(post, "select", stages.selection)
     yield f"  {place}"
     if reason != SELECTED:
@@ -52,11 +52,11 @@ def explain(post: int, stages: Stages, select: Select, rules: Filter) -> Iterato
     index = ImageIndex(stages.image_index)
     reason = yield from _told(post, "filter", stages.ledger)
     picture = index.join_to(pl.DataFrame({"id": [post]}), PICTURE_COLUMNS).rows(named=True)
-    for line in explained(rules, tags, {name: row[name] for name in COLUMNS}, picture[0] if picture else None):
+    for line in explained(params.filter, tags, {name: row[name] for name in COLUMNS}, picture[0] if picture else None):
         yield f"  {line}"
     if reason != KEPT:
         return
-    yield from _caption(post, stages.captions)
+    yield from _caption(post, stages.captions, profile(params.caption.profile))
     yield from _latents(post, stages.latents)
 
 
@@ -82,14 +82,14 @@ def _range_of(post: int, source: str, ranges: list[IdRange]) -> str:
     return "range: none of select.ranges"
 
 
-def _caption(post: int, captions: Path) -> Iterator[str]:
+def _caption(post: int, captions: Path, rules: Profile) -> Iterator[str]:
     row = _row(captions, "captions", post) if captions.is_dir() else None
     if row is None:
         yield "caption: none yet"
         return
     words = pl.read_parquet(captions / "words.parquet")["word"]
-    keep, general = (", ".join(words.gather(row[part])) for part in ("keep", "general"))
-    yield f"caption: {keep} ||| {general}"
+    keep, general = (SEPARATOR.join(words.gather(row[part])) for part in ("keep", "general"))
+    yield f"caption: {keep}{f' {KEEP_MARK} ' if rules.keep_mark else SEPARATOR}{general}"
     yield f"  shown {row['repeats']} times an epoch"
 
 

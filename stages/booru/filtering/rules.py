@@ -58,7 +58,7 @@ def rules_of_one_post(params: Filter, tags: pl.DataFrame) -> dict[str, pl.Expr]:
         pl.col("is_banned") & params.drop_banned,
         ~pl.col("has_file"),
         of_database & lacking,
-        ~pl.col("file_ext").str.to_lowercase().is_in(params.extensions).fill_null(False),
+        ~pl.col("file_ext").str.to_lowercase().is_in([name.lower() for name in params.extensions]).fill_null(False),
         ~pl.col("rating").is_in(ratings),
     )
     return dict(zip(POST_REASONS, rules, strict=True))

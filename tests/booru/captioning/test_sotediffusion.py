@@ -92,3 +92,14 @@ def test_nothing_at_all_gives_an_empty_text():
     assert text(created_at=None, rating=None) == ""
     assert text(created_at=None, rating=None, tags=[3, 6]) == ""
     assert text(created_at=None, rating=None, tags=[2, 1, 2]) == "1girl, long hair, long hair"
+
+
+def test_custom_words_open_the_captions_of_other_profiles_too():
+    posts = pl.DataFrame(
+        {"id": [2**52], "created_at": [None], "rating": [0], "fav_count": [None], "tags": [[1, 4, 7]]},
+        schema={"id": pl.Int64, "created_at": pl.String, "rating": pl.Int8, "fav_count": pl.Int32, "tags": pl.List(pl.Int32)},
+    )
+    rules = profile("kohaku-xl-epsilon")
+    vocabulary = vocabulary_of(TAGS, rules)
+    caption = texts_of(words_of(posts, vocabulary, rules), vocabulary, rules).item()
+    assert caption == "visual_novel_cg, 1girl, mika (lorelei), |||early, safe"
