@@ -68,6 +68,16 @@ def test_content_digest_is_of_the_rows_and_their_shards(tmp_path):
     assert json.loads((tmp_path / "a" / "MANIFEST.json").read_text())["content"] == whole
 
 
+def test_content_digest_knows_the_numbers_of_the_shards(tmp_path):
+    digests = set()
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        writer = ShardWriter(tmp_path / str(number), "posts")
+        writer.write(number, FRAME[:5])
+        digests.add(writer.content_digest())
+    assert len(digests) == 2
+
+
 def test_shards_written_elsewhere_count_as_those_written_here(tmp_path):
     expected = write_shards(tmp_path / "a", [60_000, 40_000])
     writer = ShardWriter(tmp_path / "a", "posts")

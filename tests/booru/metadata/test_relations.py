@@ -63,10 +63,10 @@ def retold(rows: list[tuple], blocks: list[Block]) -> tuple[list[list[tuple[int,
     return found, len(rows) - sum(map(len, found))
 
 
-@given(bounds=BOUNDS, density=st.floats(0, 1))
-def test_blocks_adjoin_and_hold_all_ids_and_few_posts(bounds, density):
+@given(bounds=BOUNDS, sparse=st.integers(1, 2**20))
+def test_blocks_adjoin_and_hold_all_ids_and_few_posts(bounds, sparse):
     first, last = bounds
-    posts = max(1, int(density * (last - first + 1)))
+    posts = (last - first) // sparse + 1
     blocks = blocks_of(bounds, posts)
     assert blocks[0].first <= first <= blocks[0].last
     assert blocks[-1].first <= last <= blocks[-1].last

@@ -88,6 +88,18 @@ def test_numbers_at_the_borders_of_the_sizes(tmp_path, value):
     assert by_pages(tmp_path) == [row[1:] for row in rows]
 
 
+@pytest.mark.parametrize("post_bytes", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("tag_bytes", [1, 2, 3, 4, 6, 8])
+def test_numbers_of_one_size_beside_numbers_of_another(tmp_path, post_bytes, tag_bytes):
+    """What is read in one piece then has no other sizes: the case of which most of a booru consists."""
+    posts, tags = (
+        [2 ** (8 * size - 1) - 1, -(2 ** (8 * size - 1)), 37 * 2 ** (8 * size - 8) + 5] for size in (post_bytes, tag_bytes)
+    )
+    with table(tmp_path, TABLE) as db:
+        db.executemany("INSERT INTO r (post_id, tag_id) VALUES (?, ?)", [(post, tag) for post in posts for tag in tags])
+    assert by_pages(tmp_path) == [(post, tag) for post in posts for tag in tags]
+
+
 @pytest.mark.parametrize("ids", [range(-5, 5), [-(2**63), 0, 2**63 - 1], [-3, 1, 200, 20_000, 2**60], range(2**56 - 300, 2**56)])
 def test_rowids_of_every_length_and_sign(tmp_path, ids):
     with table(tmp_path, TABLE) as db:

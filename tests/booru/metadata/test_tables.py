@@ -117,6 +117,8 @@ def test_relations_are_read_in_pieces(tmp_path, folder, monkeypatch):
     assert all_posts(folder, tmp_path).equals(expected)
     change(folder, "posttagrelation", where_id(3, "id", 2))  # the first of the second piece
     assert "not in ascending order of id" in complaint(folder)
+    change(folder, "posttagrelation", where_id(4, "tag_id", None))
+    assert "row 3 has no tag_id" in complaint(folder)
 
 
 def complaint(folder: Path) -> str:
@@ -151,6 +153,7 @@ def test_relations_out_of_order_are_refused(folder, rows):
 @pytest.mark.parametrize(
     ("table", "column", "text"),
     [
+        ("posttagrelation", where_id(1, "post_id", None), "posttagrelation.parquet: row 0 has no post_id"),
         ("posttagrelation", where_id(3, "tag_id", None), "posttagrelation.parquet: row 2 has no tag_id"),
         ("posttagrelation", where_id(3, "id", None), "posttagrelation.parquet: row 2 has no id"),
         ("post", where_id(2, "id", None), "post.parquet: post.id: a row has no value"),
