@@ -95,6 +95,9 @@ def test_blocks_of_known_databases():
     assert danbooru == [Block(n, n * 100_000, n * 100_000 + 99_999) for n in range(79)]
     tenth = blocks_of((1, 7_866_491), 740_000)
     assert tenth == [Block(n, n * 800_000, n * 800_000 + 799_999) for n in range(10)]
+    # Places of 31 bits bound the widest.
+    two_posts = blocks_of((0, 10**11 - 1), 2)
+    assert two_posts == [Block(n, n * 1_638_400_000, n * 1_638_400_000 + 1_638_399_999) for n in range(62)]
 
 
 NUMBERS = st.integers(-5, 60) | st.sampled_from([-(2**63), -(2**31) - 1, 2**31 - 1, 2**31, 2**32 + 5, 2**63 - 1])
