@@ -89,7 +89,7 @@ def run_ours(stages: Path, database: Path, work: Path, profile: str) -> dict[str
     shards = output_of(work, INGEST)
     steps = {
         DIRECT: ["caption_posts.py", "--database", database, *as_lines, "--out", output_of(work, DIRECT)],
-        INGEST: ["ingest_posts.py", "--database", database, "--output", shards],
+        INGEST: ["ingest_posts.py", "--database", database, "--output", shards, "--set", "ingest.revision=null"],
         CAPTION: ["caption_posts.py", "--posts", shards, *as_lines, "--out", output_of(work, CAPTION)],
     }
     read_once(database)

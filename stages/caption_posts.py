@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from repro.command import parameters, stage_parser
 from repro.errors import run_stage
@@ -26,7 +27,7 @@ from repro.outputs import whole_folder, write_json, write_text
 import numpy as np
 import polars as pl
 
-from booru.captioning.caption_shards import COUNTED, SKIPPED_SCHEMA, Captioned, lines_name, prepared
+from booru.captioning.caption_shards import COUNTED, SKIPPED_SCHEMA, Captioned, prepared
 from booru.captioning.caption_sources import DatabasePosts, PostShards
 from booru.captioning.profiles import Profile, profile
 from booru.captioning.quality import percentiles_of
@@ -65,7 +66,8 @@ def main(arguments: list[str]) -> None:
         job = source.job(folder, rules.model_dump_json(), lines)
         vocabulary = prepared(job).vocabulary
         results = source.captioned(job, params.runtime.processes)
-        totals = add_up(results, source.tags.height, len(vocabulary.made), shards, folder / LINES_FILE if lines else None)
+        with open(folder / LINES_FILE if lines else os.devnull, "wb") as file:
+            totals = add_up(results, source.tags.height, len(vocabulary.made), shards, file)
         shards.write_table(WORDS_FILE, vocabulary.words.to_frame())
         shards.write_table(SKIPPED_FILE, totals.skipped)
         write_manifest(folder, shards.content_digest(), source.revision)
@@ -93,32 +95,19 @@ class Totals:
     skipped: pl.DataFrame
 
 
-def add_up(results: Iterable[Captioned], tags: int, made_words: int, shards: ShardWriter, lines: Path | None) -> Totals:
-    """Count the shards in as they come, and join their JSON lines to one file if `lines` names it."""
+def add_up(results: Iterable[Captioned], tags: int, made_words: int, shards: ShardWriter, lines: IO[bytes]) -> Totals:
+    """Count the shards in as they come, and write their JSON lines one after another."""
     counts = {part: np.zeros(tags, dtype=np.int64) for part in COUNTED}
     made, skipped = np.zeros(made_words, dtype=np.int64), []
-    if lines:
-        lines.touch()
     for result in results:
         for part, (rows, posts) in result.counts.items():
             counts[part][rows] += posts
         made += result.made
         skipped.append(result.skipped)
+        lines.write(result.lines)
         if result.shard:
             shards.add(result.shard)
-            if lines:
-                append_and_remove(lines, lines.with_name(lines_name(result.shard.number)))
     return Totals(counts, made, pl.concat(skipped) if skipped else pl.DataFrame(schema=SKIPPED_SCHEMA))
-
-
-def append_and_remove(whole: Path, piece: Path) -> None:
-    """Append the bytes of `piece` to `whole`; the piece goes, so that both never stand on the disk for long."""
-    left = piece.stat().st_size
-    with open(whole, "r+b", buffering=0) as target, open(piece, "rb") as source:
-        target.seek(0, os.SEEK_END)
-        while left:
-            left -= os.sendfile(target.fileno(), source.fileno(), None, left)
-    piece.unlink()
 
 
 def told_of(rules: Profile) -> dict:

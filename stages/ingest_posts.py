@@ -65,6 +65,8 @@ def main(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     params = parameters(args)
     refuse_foreign_folder(args.output)
+    if params.ingest.folders and not args.image_index:
+        raise StageError("ingest.folders names image folders; --image-index must say which index holds their pictures")
 
     with whole_folder(args.output) as folder:
         shards = ShardWriter(folder, "posts")

@@ -35,7 +35,7 @@ from booru.images.indexing import index_here
 
 ANY = ["--set", "ingest.revision=null"]
 # Few posts have the widest blocks.
-BLOCK = 100_000 * 2**14
+BLOCK = 50_000 * 2**15
 # In blocks 0, 1 and 3.
 POSTS = [
     post(1), post(2, tags=[2, 2, 99, 1]), post(BLOCK - 1, tags=[], md5=None), post(BLOCK, rating=None, fav_count=None),
@@ -59,12 +59,12 @@ def change(path: Path, *statements: str) -> Path:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
-    """A database of 62 blocks, and the outputs of an undisturbed run in one process."""
+    """A database of 31 blocks, and the outputs of an undisturbed run in one process."""
     folder = tmp_path_factory.mktemp("many")
-    spread = range(0, 10**11, 25 * 10**6)
+    spread = range(0, 5 * 10**10, 125 * 10**5)
     database = make_database(folder / "m.db", [post(i, tags=[i % 13 + 1, 2, i % 7 + 1]) for i in spread])
     outputs = folder_bytes(ingest(database, folder / "out", "--set", "runtime.processes=1", PYTHONHASHSEED="1"))
-    assert len([name for name in outputs if name.startswith("posts-")]) == 62
+    assert len([name for name in outputs if name.startswith("posts-")]) == 31
     return enlarged(database), outputs
 
 
@@ -340,3 +340,10 @@ def test_an_image_index_that_was_changed(database, index, tmp_path):
     (index / "images-1000000.parquet").write_bytes(b"")
     text = refused(database, tmp_path / "out", "--image-index", index, *ANY)
     assert "images-1000000.parquet: missing, unexpected or changed since it was written" in text
+
+
+def test_folders_without_an_index_of_their_pictures_are_refused(tmp_path):
+    database = make_database(tmp_path / "m.db", [post(1)])
+    settings = ["--set", "ingest.folders={pixiv: {}}", "--set", "ingest.revision=null"]
+    text = refusal("ingest_posts.py", "--database", database, "--output", tmp_path / "out", *settings)
+    assert "--image-index must say which index" in text

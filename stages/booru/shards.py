@@ -41,7 +41,7 @@ def row_lines(frame: pl.DataFrame) -> bytes:
 
 
 def values_digest(frame: pl.DataFrame) -> str:
-    """sha256 of the frame's values, column by column: of each its name, where it is null, and its numbers in 64 bits,
+    """sha256 of the frame's values, column by column: of each its name and type, where it is null, and its numbers,
     its texts or bytes with their lengths, or its lists' lengths and values. Neither chunks nor the file format count."""
     digest = hashlib.sha256()
     for column in frame.get_columns():
@@ -50,22 +50,29 @@ def values_digest(frame: pl.DataFrame) -> str:
 
 
 def _digest_values(digest: "hashlib._Hash", column: pl.Series) -> None:
-    digest.update(f"{column.name} {len(column)} {column.null_count()}\n".encode())
+    digest.update(f"{column.name} {column.dtype} {len(column)} {column.null_count()}\n".encode())
     if column.null_count():
         digest.update(np.packbits(column.is_null().to_numpy()).tobytes())
     match column.dtype:
         case pl.List():
-            digest.update(column.list.len().fill_null(0).to_numpy().astype("<i8").tobytes())
+            _digest_numbers(digest, column.list.len().fill_null(0))
             _digest_values(digest, column.explode(empty_as_null=False, keep_nulls=False).alias("item"))
         case pl.String | pl.Binary:
             values = column.cast(pl.Binary).fill_null(b"")
-            digest.update(values.bin.size().to_numpy().astype("<i8").tobytes())
+            _digest_numbers(digest, values.bin.size())
             digest.update(b"".join(values.to_list()))
-        case kind if kind.is_integer() or kind == pl.Boolean:
-            width = "<u8" if kind == pl.UInt64 else "<i8"
-            digest.update(column.cast(pl.UInt8 if kind == pl.Boolean else kind).fill_null(0).to_numpy().astype(width).tobytes())
+        case pl.Boolean:
+            _digest_numbers(digest, column.fill_null(False).cast(pl.UInt8))
+        case kind if kind.is_integer():
+            _digest_numbers(digest, column.fill_null(0))
         case kind:
             raise TypeError(f"column {column.name}: values of {kind} have no digest")
+
+
+def _digest_numbers(digest: "hashlib._Hash", numbers: pl.Series) -> None:
+    """The numbers in their own width, the lowest byte first."""
+    values = numbers.to_numpy()
+    digest.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")))
 
 
 class Shard(NamedTuple):

@@ -61,9 +61,13 @@ def refuse_foreign_folder(folder: Path) -> None:
     """Refuse to replace a folder that no stage wrote: a slip in `--output` must not delete somebody's files.
 
     Raises:
-        StageError: the folder is there, is not empty and has no manifest.
+        StageError: the folder is there, is not empty and has no manifest; or a file or a link is there.
     """
     folder = Path(folder)
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise StageError(
+            f"{folder}: a {'link' if folder.is_symlink() else 'file'}, but a stage writes a folder there; choose another name"
+        )
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST_NAME).exists():
         raise StageError(
             f"{folder}: it is there, and no {MANIFEST_NAME} in it says that a stage wrote it; it would be replaced:"

@@ -103,19 +103,25 @@ def frames(draw):
     return pl.DataFrame([pl.Series(f"c{n}", v, dtype=kind) for n, (v, kind) in enumerate(zip(values, columns, strict=True))])
 
 
+WIDTHS = {
+    pl.Boolean: "B", pl.Int8: "b", pl.UInt8: "B", pl.Int16: "h", pl.UInt16: "H", pl.Int32: "i", pl.UInt32: "I",
+    pl.Int64: "q", pl.UInt64: "Q",
+}  # fmt: skip
+
+
 def retold(name: str, values: list, kind) -> bytes:
     """What is digested of a column, told value by value."""
     missing = [value is None for value in values]
-    text = f"{name} {len(values)} {sum(missing)}\n".encode()
+    text = f"{name} {kind} {len(values)} {sum(missing)}\n".encode()
     if any(missing):
         bits = "".join(str(int(bit)) for bit in missing)
         text += bytes(int(bits[n : n + 8].ljust(8, "0"), 2) for n in range(0, len(bits), 8))
     if kind in (pl.String, pl.Binary):
         values = [b"" if v is None else v.encode() if kind == pl.String else v for v in values]
-        return text + b"".join(struct.pack("<q", len(v)) for v in values) + b"".join(values)
-    if kind.is_integer() or kind == pl.Boolean:
-        return text + b"".join(struct.pack("<Q" if kind == pl.UInt64 else "<q", v or 0) for v in values)
-    text += b"".join(struct.pack("<q", len(v or [])) for v in values)
+        return text + b"".join(struct.pack("<I", len(v)) for v in values) + b"".join(values)
+    if kind in WIDTHS:
+        return text + b"".join(struct.pack(f"<{WIDTHS[kind]}", v or 0) for v in values)
+    text += b"".join(struct.pack("<I", len(v or [])) for v in values)
     return text + retold("item", [item for v in values for item in v or []], kind.inner)
 
 

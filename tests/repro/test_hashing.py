@@ -97,3 +97,12 @@ def test_a_manifest_names_the_revision_if_there_is_one(folder: Path) -> None:
     assert manifest_revision(folder) is None
     write_manifest(folder, "content digest", "the revision")
     assert check_manifest(folder)["revision"] == manifest_revision(folder) == "the revision"
+
+
+def test_a_file_or_a_link_is_no_place_for_a_folder(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    for name in ("file", "link"):
+        with pytest.raises(StageError, match=f"{name}: a {name}, but a stage writes a folder there"):
+            refuse_foreign_folder(tmp_path / name)

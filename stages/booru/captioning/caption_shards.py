@@ -38,7 +38,7 @@ class CaptionJob:
     posts: a folder of posts' shards, or None where `database` is captioned directly.
     relations: the database's relations, sorted into blocks.
     profile: the Profile as JSON, so that a job can be a key.
-    lines: whether each shard's captions are to be written as JSON lines as well.
+    lines: whether each shard's captions are wanted as JSON lines as well.
     """
 
     output: Path
@@ -51,10 +51,11 @@ class CaptionJob:
 
 @dataclass(frozen=True)
 class Captioned:
-    """What came of a shard: None where no post could be captioned; counts by row of the tag table for each of COUNTED,
-    and of each word that was made; the posts without a caption."""
+    """What came of a shard: None where no post could be captioned; its captions as JSON lines where they are wanted;
+    counts by row of the tag table for each of COUNTED, and of each word that was made; the posts without a caption."""
 
     shard: Shard | None
+    lines: bytes
     counts: dict[str, tuple[np.ndarray, np.ndarray]]
     made: np.ndarray
     skipped: pl.DataFrame
@@ -84,10 +85,6 @@ def database_tags(path: Path) -> pl.DataFrame:
     """The database's tag table, read once in a process."""
     with open_metadata(path, CAPTION_COLUMNS) as source:
         return source.tags()
-
-
-def lines_name(number: int) -> str:
-    return f"captions-{number:05d}.jsonl"
 
 
 def caption_file(task: tuple[CaptionJob, int, Path]) -> Captioned:
@@ -135,11 +132,7 @@ def _caption(job: CaptionJob, number: int, posts: pl.DataFrame) -> Captioned:
         for part, place in places.items():
             counted = count_posts(words, place)
             counts[part][: len(counted)] += counted
-    shard = None
-    if posts.height:
-        shard = write_shard(job.output, "captions", number, pl.concat(frames, rechunk=True))
-        if job.lines:
-            lines = row_lines(pl.DataFrame({"id": posts["id"], "caption": pl.concat(texts)}))
-            (job.output / lines_name(number)).write_bytes(lines)
+    shard = write_shard(job.output, "captions", number, pl.concat(frames, rechunk=True)) if frames else None
+    lines = row_lines(pl.DataFrame({"id": posts["id"], "caption": pl.concat(texts)})) if texts else b""
     sparse = {part: (np.flatnonzero(count), count[np.flatnonzero(count)]) for part, count in counts.items()}
-    return Captioned(shard, sparse, made, skipped)
+    return Captioned(shard, lines, sparse, made, skipped)

@@ -11,7 +11,10 @@ import polars as pl
 from booru.captioning.profiles import YearWord
 
 # ISO 8601, all that danbooru2023 holds. Fewer digits ("12-3-4") are no such date: dateutil takes that for 2004.
-_ISO = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?([+-]\d\d:\d\d|Z)?)?$"
+_TIME = r"(T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?([+-]\d\d:\d\d|Z)?)?$"
+_ISO = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}" + _TIME
+# Days that every month has need no look at the calendar.
+_ISO_TO_THE_28TH = r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])" + _TIME
 NO_YEAR = 0
 
 
@@ -21,10 +24,18 @@ def upload_years(created_at: pl.Series) -> np.ndarray:
     HakuBooru (3b00e14) parses with dateutil, keeps the local year and falls back to 0, too. A text without a year
     (a time alone) is 0 here; the reference takes the year of the day on which it runs.
     """
+    plain = created_at.str.contains(_ISO_TO_THE_28TH).fill_null(False)
+    years = created_at.str.slice(0, 4).cast(pl.Int32, strict=False).fill_null(NO_YEAR).to_numpy(writable=True)
+    others = np.flatnonzero(~plain.to_numpy())
+    years[others] = _years_by_calendar(created_at.gather(others))
+    return years
+
+
+def _years_by_calendar(created_at: pl.Series) -> np.ndarray:
     date = created_at.str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
-    iso = date.is_not_null() & created_at.str.contains(_ISO).fill_null(False)
-    years = np.where(iso.to_numpy(), date.dt.year().fill_null(NO_YEAR).to_numpy(), NO_YEAR).astype(np.int32)
-    for i in np.flatnonzero(~iso.to_numpy()):
+    iso = (date.is_not_null() & created_at.str.contains(_ISO).fill_null(False)).to_numpy()
+    years = np.where(iso, date.dt.year().fill_null(NO_YEAR).to_numpy(), NO_YEAR).astype(np.int32)
+    for i in np.flatnonzero(~iso):
         years[i] = _year_of_text(created_at[int(i)] or "")
     return years
 

@@ -16,7 +16,7 @@ from booru.metadata.sqlite_pages import UnusualPageError
 from booru.metadata.tables import BooruTables
 
 Pieces = Iterator[tuple[np.ndarray, np.ndarray]]
-POSTS_OF_A_BLOCK = 100_000
+POSTS_OF_A_BLOCK = 50_000
 
 
 class Block(NamedTuple):
@@ -30,7 +30,7 @@ class Block(NamedTuple):
 def blocks_of(bounds: tuple[int, int] | None, posts: int) -> list[Block]:
     """Adjoining blocks of ids, from the first id to the last, that hold POSTS_OF_A_BLOCK posts at most on the average.
 
-    A block spans 100,000 ids or, where ids are sparse, that times a power of two: the blocks of two revisions of a
+    A block spans 50,000 ids or, where ids are sparse, that times a power of two: the blocks of two revisions of a
     database are the same, and only those with new posts differ. Number = id // ids of a block. A place in a block has 31 bits.
     """
     if bounds is None:

@@ -25,7 +25,7 @@ class Column(NamedTuple):
 
 
 # Where the numbers of image folders' shards begin, times the ids of the smallest shard.
-END_OF_POST_IDS = 100_000_000_000
+END_OF_POST_IDS = 50_000_000_000
 # What HakuBooru's rules need of a post; where a value of these is missing the filter says so of the post.
 CAPTION_COLUMNS = (
     Column("id", integer=True),

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from tiny_booru import TAGS, make_metadata, metadata_post
 
-from booru.captioning.caption_shards import CaptionJob, caption_file, lines_name
+from booru.captioning.caption_shards import CaptionJob, caption_file
 from booru.captioning.captions import PIECE
 from booru.captioning.profiles import profile
 from booru.shards import shard_files, shard_number
@@ -27,7 +27,7 @@ def captioned(folder: Path, shard_posts: int) -> tuple:
     assert [result.shard.number for result in results] == [shard_number(file) for file in files]
     frame = pl.concat(pl.read_parquet(file) for file in sorted(job.output.glob("*.parquet")))
     assert sum(result.shard.rows for result in results) == frame.height
-    lines = b"".join((job.output / lines_name(result.shard.number)).read_bytes() for result in results)
+    lines = b"".join(result.lines for result in results)
     counts = {}
     for part in ("artist", "character"):
         counts[part] = np.zeros(len(TAGS), dtype=np.int64)

@@ -272,7 +272,7 @@ def test_an_id_that_is_no_number(tmp_path, table, value, text):
     assert f"{table}.id: a row {text}, expected an integer" in complaint(path)
 
 
-@pytest.mark.parametrize("number", [-1, 100_000_000_000, 2**62])
+@pytest.mark.parametrize("number", [-1, 50_000_000_000, 2**62])
 def test_an_id_of_a_post_beyond_all_shards(tmp_path, number):
     assert f"post {number}" in complaint(make_database(tmp_path / "m.db", [post(1), post(number)]))
 

@@ -73,12 +73,12 @@ def test_blocks_adjoin_and_hold_all_ids_and_few_posts(bounds, sparse):
     assert all(a.last + 1 == b.first and a.number + 1 == b.number for a, b in pairwise(blocks))
     ids = blocks[0].last - blocks[0].first + 1
     assert {b.last - b.first + 1 for b in blocks} == {ids}
-    assert ids % 100_000 == 0
-    assert (ids // 100_000).bit_count() == 1
+    assert ids % 50_000 == 0
+    assert (ids // 50_000).bit_count() == 1
     assert all(b.first == b.number * ids for b in blocks)
     assert ids <= 2**31
-    assert ids == 100_000 or ids * posts <= 100_000 * (last - first + 1)
-    assert len(blocks) <= 2 * posts / 100_000 + 2 or 2 * ids > 2**31
+    assert ids == 50_000 or ids * posts <= 50_000 * (last - first + 1)
+    assert len(blocks) <= 2 * posts / 50_000 + 2 or 2 * ids > 2**31
 
 
 @given(first=st.integers(0, 200_000), spanned=st.integers(1, 10_000_000), growth=st.integers(0, 10_000_000))
@@ -90,11 +90,11 @@ def test_a_database_that_grows_at_its_end_keeps_its_blocks(first, spanned, growt
 
 def test_blocks_of_known_databases():
     assert blocks_of(None, 0) == []
-    assert blocks_of((5, 5), 1) == [Block(0, 0, 99_999)]
+    assert blocks_of((5, 5), 1) == [Block(0, 0, 49_999)]
     danbooru = blocks_of((1, 7_866_491), 7_400_000)
-    assert danbooru == [Block(n, n * 100_000, n * 100_000 + 99_999) for n in range(79)]
+    assert danbooru == [Block(n, n * 50_000, n * 50_000 + 49_999) for n in range(158)]
     tenth = blocks_of((1, 7_866_491), 740_000)
-    assert tenth == [Block(n, n * 800_000, n * 800_000 + 799_999) for n in range(10)]
+    assert tenth == [Block(n, n * 400_000, n * 400_000 + 399_999) for n in range(20)]
     # Places of 31 bits bound the widest.
     two_posts = blocks_of((0, 10**11 - 1), 2)
     assert two_posts == [Block(n, n * 1_638_400_000, n * 1_638_400_000 + 1_638_399_999) for n in range(62)]
