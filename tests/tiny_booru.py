@@ -8,10 +8,12 @@ import tarfile
 from contextlib import closing
 from pathlib import Path
 
+from repro.errors import StageError
 from repro.hashing import MANIFEST_NAME, hash_tree
 from repro.outputs import json_text
 
 import polars as pl
+import pytest
 
 from booru.metadata.reader import MetadataReader, open_metadata
 from booru.metadata.relations import RelationBlocks, blocks_of
@@ -78,6 +80,16 @@ def all_posts(path: Path, scratch: Path, post_columns=POST_COLUMNS) -> pl.DataFr
         relations.fill(source, blocks)
         reader = MetadataReader(source, source.tags(), relations)
         return pl.concat([reader.read(block).posts for block in blocks])
+
+
+def complaint(path: Path) -> str:
+    """The one line with which reading this metadata ends; it names the file or folder."""
+    with pytest.raises(StageError) as error:
+        all_posts(path, path.parent)
+    text = str(error.value)
+    assert str(path) in text
+    assert "\n" not in text
+    return text
 
 
 METADATA_COLUMNS = {

@@ -3,11 +3,9 @@
 import os
 import sqlite3
 
-from repro.errors import StageError
-
 import polars as pl
 import pytest
-from tiny_booru import POST_SCHEMA, TAGS, all_posts, make_database, post
+from tiny_booru import POST_SCHEMA, TAGS, all_posts, complaint, make_database, post
 
 from booru.metadata.database import BooruDatabase
 from booru.metadata.schema import CAPTION_COLUMNS, POST_COLUMNS
@@ -151,15 +149,6 @@ def test_reading_leaves_nothing_beside_the_file(tmp_path):
     assert path.read_bytes() == before
 
 
-def complaint(path) -> str:
-    with pytest.raises(StageError) as error:
-        all_posts(path, path.parent)
-    text = str(error.value)
-    assert str(path) in text
-    assert "\n" not in text
-    return text
-
-
 def test_missing_file_is_not_created(tmp_path):
     assert "no such metadata database" in complaint(tmp_path / "none.db")
     assert not (tmp_path / "none.db").exists()
@@ -250,14 +239,22 @@ def test_tags_that_do_not_fit(tmp_path, tag, text):
     assert text in complaint(make_database(tmp_path / "m.db", [post(1)], tags=[(1, "solo", 0), tag]))
 
 
+def replace_by_keyless_copy(path, table, statement):
+    """Replace a table by a copy without its primary key, after the statement changed the copy."""
+    change(
+        path,
+        f"CREATE TABLE copy AS SELECT * FROM {table}",
+        statement,
+        f"DROP TABLE {table}",
+        f"ALTER TABLE copy RENAME TO {table}",
+    )
+
+
 @pytest.mark.parametrize("table", ["post", "tag"])
 def test_an_id_that_is_there_twice(tmp_path, table):
     """A table that was copied without its primary key can hold one."""
     path = make_database(tmp_path / "m.db", [post(1), post(2)])
-    change(
-        path, f"CREATE TABLE copy AS SELECT * FROM {table}", f"INSERT INTO copy SELECT * FROM {table} WHERE id = 2",
-        f"DROP TABLE {table}", f"ALTER TABLE copy RENAME TO {table}",
-    )  # fmt: skip
+    replace_by_keyless_copy(path, table, f"INSERT INTO copy SELECT * FROM {table} WHERE id = 2")
     assert f"table {table}: {table} 2 is there more than once" in complaint(path)
 
 
@@ -265,10 +262,7 @@ def test_an_id_that_is_there_twice(tmp_path, table):
 @pytest.mark.parametrize(("value", "text"), [("NULL", "has no value"), ("'seven'", "holds 'seven'"), ("x'37'", "holds b'7'")])
 def test_an_id_that_is_no_number(tmp_path, table, value, text):
     path = make_database(tmp_path / "m.db", [post(1), post(2)])
-    change(
-        path, f"CREATE TABLE copy AS SELECT * FROM {table}", f"UPDATE copy SET id = {value} WHERE id = 2",
-        f"DROP TABLE {table}", f"ALTER TABLE copy RENAME TO {table}",
-    )  # fmt: skip
+    replace_by_keyless_copy(path, table, f"UPDATE copy SET id = {value} WHERE id = 2")
     assert f"{table}.id: a row {text}, expected an integer" in complaint(path)
 
 

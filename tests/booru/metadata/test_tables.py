@@ -3,13 +3,11 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from repro.errors import StageError
-
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_booru import TAGS, all_posts, make_database, make_tables, post
+from tiny_booru import TAGS, all_posts, complaint, make_database, make_tables, post
 
 from booru.metadata import tables
 from booru.metadata.database import BooruDatabase
@@ -119,15 +117,6 @@ def test_relations_are_read_in_pieces(tmp_path, folder, monkeypatch):
     assert "not in ascending order of id" in complaint(folder)
     change(folder, "posttagrelation", where_id(4, "tag_id", None))
     assert "row 3 has no tag_id" in complaint(folder)
-
-
-def complaint(folder: Path) -> str:
-    with pytest.raises(StageError) as error:
-        all_posts(folder, folder.parent)
-    text = str(error.value)
-    assert str(folder) in text
-    assert "\n" not in text
-    return text
 
 
 @pytest.mark.parametrize(
