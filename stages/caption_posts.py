@@ -5,8 +5,8 @@
     python stages/caption_posts.py --database danbooru2023.db --profile kohaku-xl-epsilon --out captions --format jsonl
 
 The second form captions every post of a metadata database (SQLite, or a folder with one parquet a table) without
-earlier stages. Writes id-sorted shards captions-*.parquet (id, repeats, keep, general, caption; keep and general are
-indices of words.parquet) and MANIFEST.json; with `--format jsonl` captions.jsonl as well, one {"id": ..., "caption": ...}
+earlier stages. Writes id-sorted shards captions-*.parquet (id, repeats, keep, general; keep and general are indices of
+words.parquet) and MANIFEST.json; with `--format jsonl` captions.jsonl as well, one {"id": ..., "caption": ...}
 a line. Posts that cannot have a caption (no rating, no number of favourites) stand in not_captioned.parquet with the
 reason; the filter stage leaves none. Parameters: caption. The bytes do not depend on runtime.processes.
 """
@@ -29,6 +29,7 @@ import polars as pl
 
 from booru.captioning.caption_shards import COUNTED, SKIPPED_SCHEMA, Captioned, prepared
 from booru.captioning.caption_sources import DatabasePosts, PostShards
+from booru.captioning.captions import WORDS_FILE
 from booru.captioning.profiles import Profile, profile
 from booru.captioning.quality import percentiles_of
 from booru.captioning.tag_lists import tag_list
@@ -36,7 +37,6 @@ from booru.shards import ShardWriter
 
 FORMATS = ("parquet", "jsonl")
 LINES_FILE = "captions.jsonl"
-WORDS_FILE = "words.parquet"
 SKIPPED_FILE = "not_captioned.parquet"
 
 

@@ -8,13 +8,12 @@ occurs in an epoch), tags.parquet and MANIFEST.json; the ledger, one row with a 
 the metadata; and the report of counts by range and by reason. Parameters: seed, select.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from repro.command import parameters, stage_parser
 from repro.errors import StageError, run_stage
-from repro.hashing import MANIFEST_NAME, refuse_foreign_folder, write_manifest
+from repro.hashing import MANIFEST_NAME, manifest_revision, refuse_foreign_folder, write_manifest
 from repro.outputs import whole_file, whole_folder, write_json
 from repro.progress import Progress
 
@@ -59,10 +58,10 @@ def revision_of(metadata: Path) -> str:
     Raises:
         StageError: the manifest names none; the folder is another stage's.
     """
-    manifest = json.loads((metadata / MANIFEST_NAME).read_text(encoding="utf-8"))
-    if not manifest.get("revision"):
+    revision = manifest_revision(metadata)
+    if not revision:
         raise StageError(f"{metadata / MANIFEST_NAME}: no revision in it; expected a folder that ingest_posts.py wrote")
-    return manifest["revision"]
+    return revision
 
 
 def write_chosen(files: list[Path], selection: Selection, rules: list[RepeatRule], shards: ShardWriter) -> int:

@@ -10,6 +10,7 @@ from repro.params import Lokr, Params, Select, read_yaml
 import yaml
 
 from booru.captioning.profiles import Profile, profile
+from booru.captioning.quality import quality_words
 from ccip.prompts import spoken
 from reporting.records import CharacterRow, Inputs
 
@@ -81,7 +82,7 @@ def year_words(rules: Profile) -> list[tuple[str, str]]:
 def score_words(rules: Profile) -> dict[str, list[str]]:
     """{part: its words from the best to the worst} of quality, by favourites or by a model's score, and aesthetics."""
     by_favourites = {"quality": rules.quality} if rules.quality else {}
-    return {part: [*(step.word for step in w.above), w.otherwise] for part, w in (by_favourites | rules.scores).items()}
+    return {part: quality_words(words)[::-1] for part, words in (by_favourites | rules.scores).items()}
 
 
 def selection_conditions(select: Select) -> list[str]:

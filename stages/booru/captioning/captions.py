@@ -19,6 +19,7 @@ from booru.lists import grouped, lists_of
 from booru.ratings import RATINGS
 from booru.tags import TAG_TYPES, by_tag_id, caption_names
 
+WORDS_FILE = "words.parquet"
 SEPARATOR = ", "
 KEEP_MARK = "|||"
 DROPPED = -1
@@ -62,7 +63,7 @@ def vocabulary_of(tags: pl.DataFrame, profile: Profile) -> Vocabulary:
     made = sorted(
         {row.word for row in profile.years}
         | {word for words in profile.ratings.values() for word in words}
-        | {word for words in profile.scores.values() for word in [words.otherwise, *(step.word for step in words.above)]}
+        | {word for words in profile.scores.values() for word in quality_words(words)}
         | set(quality_words(profile.quality) if profile.quality else [])
     )
     parts = tags.select(_part_of_tag(profile).alias("part"))["part"].to_numpy()
@@ -149,7 +150,7 @@ def _made_words(posts: pl.DataFrame, profile: Profile, made: dict[str, int], par
         words = profile.scores[part]
         if words.column in posts.columns:
             levels = score_levels(words, posts[words.column].fill_null(float("nan")).to_numpy())
-            yield _indices(levels, [words.otherwise, *(step.word for step in reversed(words.above))], made)
+            yield _indices(levels, quality_words(words), made)
     elif part == "year":
         places = year_rows(upload_years(posts["created_at"]), profile.years)
         yield _indices(places, [row.word for row in profile.years], made)

@@ -17,8 +17,8 @@ from booru.ratings import RATINGS
 MOST_FAVOURITES = 10_000_000
 
 
-def quality_words(quality: Quality) -> list[str]:
-    """The words from the lowest to the highest; `quality_levels` counts in them."""
+def quality_words(quality: Quality | ScoreWords) -> list[str]:
+    """The words from the lowest to the highest; `quality_levels` and `score_levels` count in them."""
     return [quality.otherwise, *(step.word for step in reversed(quality.above))]
 
 

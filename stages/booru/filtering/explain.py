@@ -9,7 +9,7 @@ from repro.params import IdRange, Params
 
 import polars as pl
 
-from booru.captioning.captions import KEEP_MARK, SEPARATOR
+from booru.captioning.captions import KEEP_MARK, SEPARATOR, WORDS_FILE
 from booru.captioning.profiles import Profile, profile
 from booru.filtering.rules import COLUMNS, KEPT, PICTURE_COLUMNS, explained
 from booru.images.archives import ImageIndex
@@ -87,7 +87,7 @@ def _caption(post: int, captions: Path, rules: Profile) -> Iterator[str]:
     if row is None:
         yield "caption: none yet"
         return
-    words = pl.read_parquet(captions / "words.parquet")["word"]
+    words = pl.read_parquet(captions / WORDS_FILE)["word"]
     keep, general = (SEPARATOR.join(words.gather(row[part])) for part in ("keep", "general"))
     yield f"caption: {keep}{f' {KEEP_MARK} ' if rules.keep_mark else SEPARATOR}{general}"
     yield f"  shown {row['repeats']} times an epoch"

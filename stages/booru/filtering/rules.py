@@ -40,7 +40,6 @@ COLUMNS = [
     "id", "source", "is_deleted", "is_banned", "md5", "has_file", "file_ext", "rating", "fav_count", "tags",
 ]  # fmt: skip
 PICTURE_COLUMNS = ["width", "height", "unreadable", "dhash", "phash"]
-LEDGER_SCHEMA = {"id": pl.Int64, "reason": pl.String, "instead": pl.Int64}
 
 
 def rules_of_one_post(params: Filter, tags: pl.DataFrame) -> dict[str, pl.Expr]:
