@@ -45,4 +45,4 @@ def sdxl_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _site_packages(folder: Path) -> Path:
-    return Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
+    return Path(sysconfig.get_path("purelib", "venv", vars={"base": str(folder), "platbase": str(folder)}))
