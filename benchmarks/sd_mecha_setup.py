@@ -37,7 +37,7 @@ def sd_mecha_python(folder: Path) -> Path:
 
 
 def sdxl_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """{tensor: shape} of SDXL's single file as the sd-mecha of the environment lists them."""
+    """{tensor: shape} that an SDXL file must have, as the sd-mecha of the environment lists them."""
     path = _site_packages(folder) / "sd_mecha" / "extensions" / "builtin" / "model_configs" / "sdxl-sgm.yaml"
     config = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
     tensors = (tensor for component in config["components"].values() for tensor in component.items())
