@@ -5,9 +5,9 @@ time): quality words of quality_tag_new up to id 7,100,000, artists whose name c
 That is what Kohaku XL Epsilon was captioned with.
 """
 
-import subprocess
-import sys
 from pathlib import Path
+
+from peer_environment import python_with
 
 VERSION = "0.0.3"
 PROFILE = "kohaku-xl-epsilon"
@@ -18,10 +18,4 @@ PACKAGES = (f"hakubooru=={VERSION}", "peewee==4.5.3", "python-dateutil==4.0.0", 
 
 def hakubooru_python(folder: Path) -> Path:
     """The Python of an environment with HakuBooru in `folder`, made unless it is there."""
-    python = folder / "bin" / "python"
-    done = folder / "packages.txt"
-    if not done.exists() or done.read_text(encoding="utf-8").split() != list(PACKAGES):
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-qq", "--no-deps", *PACKAGES], check=True)
-        done.write_text("\n".join(PACKAGES) + "\n", encoding="utf-8")
-    return python
+    return python_with(PACKAGES, folder)

@@ -65,11 +65,16 @@ def run(command: Sequence[str | os.PathLike], cwd: Path | None = None, env: dict
 def best_of(
     runs: int, command: Sequence[str | os.PathLike], before: Callable[[], object] = lambda: None, **options
 ) -> Measurement:
-    """Run a command several times, `before()` ahead of each; the least wall, the least CPU, the most memory of any run."""
+    """Run a command several times, `before()` ahead of each; see `best`."""
     measured = []
     for _ in range(runs):
         before()
         measured.append(run(command, **options))
+    return best(measured)
+
+
+def best(measured: Sequence[Measurement]) -> Measurement:
+    """The least wall, the least CPU, the most memory of several runs."""
     return Measurement(
         wall=min(m.wall for m in measured),
         cpu=min(m.cpu for m in measured),

@@ -4,12 +4,11 @@ The environment also sees the packages of the running one (torch, numpy, safeten
 that both sides run the same torch.
 """
 
-import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
 import yaml
+from peer_environment import python_with
 
 VERSION = "1.1.8"
 PACKAGES = (
@@ -26,13 +25,8 @@ PACKAGES = (
 
 def sd_mecha_python(folder: Path) -> Path:
     """The Python of an environment with sd-mecha in `folder`, made unless it is there."""
-    python = folder / "bin" / "python"
-    done = folder / "packages.txt"
-    if not done.exists() or done.read_text(encoding="utf-8").split() != list(PACKAGES):
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-qq", "--no-deps", *PACKAGES], check=True)
-        (_site_packages(folder) / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-        done.write_text("\n".join(PACKAGES) + "\n", encoding="utf-8")
+    python = python_with(PACKAGES, folder)
+    (_site_packages(folder) / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     return python
 
 

@@ -1,4 +1,4 @@
-"""Validate a parameter file without running anything.
+"""Validate a parameter file, and the formulas in it, without running anything.
 
 python stages/check_params.py [--params FILE] [--set key=value]
 """
@@ -6,9 +6,11 @@ python stages/check_params.py [--params FILE] [--set key=value]
 from repro.command import parameters, stage_parser
 from repro.errors import run_stage
 
+from checkpoints.formula import require_formulas
+
 
 def main(arguments: list[str]) -> None:
-    parameters(stage_parser(__doc__).parse_args(arguments))
+    require_formulas(parameters(stage_parser(__doc__).parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -1,57 +1,45 @@
-"""Make the model that training starts from: check a named diffusers folder and write it in canonical form.
+"""Make the model that training starts from: a formula over published checkpoints, written as a canonical diffusers folder.
 
-    python stages/make_base.py --base-dir models/sample-base --output models/base
+    python stages/make_base.py --output models/base
+    python stages/make_base.py --formula "0.5 * restore_embeddings(gamma_rev2, sdxl) + 0.5 * restore_embeddings(beta7, sdxl)" \\
+        --model gamma_rev2=FILE --model beta7=FILE --model sdxl=FOLDER --output models/base
 
-Weights are written as fp16, the precision in which base models are published and merged; JSON without
-the folder names of the machine that saved it. The same folder gives the same bytes.
+Weights are written as fp16, the precision in which base models are published and merged; JSON without the folder names of
+the machine that saved it. Formulas are those of merge.py. Configs and tokenizers are taken from the formula's first
+model that is a diffusers folder, else from the first that is listed.
 """
 
 from pathlib import Path
 
-from repro.command import stage_parser
-from repro.errors import StageError, run_stage
+from repro.command import parameters, stage_parser
+from repro.errors import run_stage
+from repro.hashing import refuse_foreign_folder
 
-import torch
-
-from checkpoints.diffusers_folder import TOKENIZERS, DiffusersModel, read_folder, write_folder
-from checkpoints.keymap import Tensors
-
-
-def check_tokenizers(model: DiffusersModel) -> None:
-    """Raises:
-    StageError: a tokenizer has no vocabulary of its own."""
-    for tokenizer in TOKENIZERS:
-        for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
-            if not (model.folder / tokenizer / name).is_file():
-                raise StageError(f"{model.folder / tokenizer / name}: missing; expected the diffusers folder of an SDXL model")
-
-
-def to_fp16(model: DiffusersModel) -> dict[str, Tensors]:
-    """The weights by component, floating point ones rounded to fp16.
-
-    Raises:
-        StageError: a weight is not finite, or too large for fp16.
-    """
-    rounded: dict[str, Tensors] = {}
-    for component, tensors in model.models.items():
-        rounded[component] = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-        for name, tensor in rounded[component].items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                cause = "too large for fp16" if bool(torch.isfinite(tensors[name]).all()) else "not finite (NaN or infinite)"
-                raise StageError(f"{model.folder / component}: weight {name} is {cause}; use another base model")
-    return rounded
+from checkpoints.explain import explain
+from checkpoints.formula import require_formulas
+from checkpoints.formula_command import add_formula_options, formula_job
+from checkpoints.layouts import write_diffusers
+from checkpoints.rounding import Precision
 
 
 def main(arguments: list[str]) -> None:
     parser = stage_parser(__doc__)
-    parser.add_argument("--base-dir", type=Path, required=True, help="diffusers folder of an SDXL model")
+    add_formula_options(parser, "base")
     parser.add_argument("--output", type=Path, required=True, help="diffusers folder to write")
     args = parser.parse_args(arguments)
-    model = read_folder(args.base_dir)
-    check_tokenizers(model)
-    write_folder(args.output, model, to_fp16(model))
-    numbers = sum(tensor.numel() for tensors in model.models.values() for tensor in tensors.values())
-    print(f"{args.output}: {numbers:,} weights of {args.base_dir} as fp16")
+    params = None if args.formula is not None else parameters(args)
+    if params:
+        require_formulas(params)
+    job = formula_job(args, params and params.base, params and params.models)
+    operands = job.open()
+    merge = job.merge(operands, Precision("fp16"))
+    if args.explain:
+        print(explain(job.formula, merge))
+        return
+    refuse_foreign_folder(args.output)
+    write_diffusers(args.output, merge, job.needed_configs(operands))
+    numbers = sum(spec.elements for spec in merge.specs.values())
+    print(f"{args.output}: {numbers:,} weights, {job.formula.text}, as fp16")
 
 
 if __name__ == "__main__":

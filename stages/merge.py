@@ -1,10 +1,17 @@
-"""Merge the base model and the trained LoKr: a diffusers folder, and one file in SDXL's original layout.
+"""Merge checkpoints and LoKr files by a formula, to one file in SDXL's original layout, a diffusers folder, or both.
 
-    python stages/merge.py --base models/base --lokr models/lokr.safetensors \\
-        --single-file models/sample.safetensors --diffusers models/sample --report reports/merge.json
+    python stages/merge.py --formula "beta7 + 0.8 * (anxl3 - anxl2) + 0.5 * (base7 - beta7)" \\
+        --model beta7=FILE --model anxl3=FILE --model anxl2=FILE --model base7=FILE --out gamma_rev1.safetensors
 
-Every weight is W + merge.lokr_weight * kron(w1, w2) in float32, rounded once to merge.precision. WebUI and ComfyUI open
-the single file; diffusers opens it without any network, to the same pictures as the folder, with
+In the pipeline, with the parameters' formula:
+
+    python stages/merge.py --model base=models/base --model trained=models/lokr.safetensors \\
+        --out models/sample.safetensors --layout both --report reports/merge.json
+
+Formulas know + - * /, decimals and parentheses, and the functions lokr(x, trained, w), mbw(a, b, [20 weights]),
+restore_embeddings(x, original), weighted_sum(a, b, w) and add_difference(a, b, c, w). They are evaluated as written, in separate
+float32 operations, and rounded once. Models are single files or diffusers folders of any float type; a formula of one name
+converts between the layouts. WebUI and ComfyUI open the single file; diffusers opens it without any network with
 
     StableDiffusionXLPipeline.from_single_file(FILE, config=FOLDER, local_files_only=True, torch_dtype=torch.float32)
     StableDiffusionXLPipeline.from_pretrained(FOLDER, local_files_only=True, torch_dtype=torch.float32)
@@ -12,86 +19,145 @@ the single file; diffusers opens it without any network, to the same pictures as
 where FOLDER gives the configs and tokenizers (without `config`, diffusers asks the hub for those of the real SDXL).
 """
 
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repro.command import parameters, stage_parser
-from repro.errors import run_stage
-from repro.hashing import sha256_file
-from repro.numerics import fix_torch
+from repro.errors import StageError, run_stage
+from repro.hashing import refuse_foreign_folder, sha256_file
 from repro.outputs import write_json
-from repro.params import Merge
-from repro.tensorfile import data_sha256, write_tensors
 
-from checkpoints.diffusers_folder import DiffusersModel, read_folder, write_folder
-from checkpoints.keymap import Architecture, Layout, component_of, to_diffusers, to_single_file
-from checkpoints.lokr import read_lokr
-from checkpoints.merging import PRECISIONS, Merged, merge_lokr
-from checkpoints.metadata import autov2, merge_recipe, modelspec
+from checkpoints.checkpoint import Checkpoint
+from checkpoints.diffusers_folder import SDXL_RESOLUTION, FolderConfigs
+from checkpoints.explain import explain
+from checkpoints.formula_command import FormulaJob, add_formula_options, formula_job
+from checkpoints.layouts import write_diffusers, write_single_file
+from checkpoints.metadata import SDXL_PREDICTION, autov2, merge_recipe, modelspec
+from checkpoints.operands import Operands
+from checkpoints.rounding import Precision
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one run is asked for; `stated` is what the recipe says of the model, by ModelSpec's names."""
+
+    formula: FormulaJob
+    precision: Precision
+    title: str
+    stated: Mapping[str, str]
+    name: str
 
 
 def main(arguments: list[str]) -> None:
+    args = parse(arguments)
+    job = read_job(args)
+    operands = job.formula.open()
+    merge = job.formula.merge(operands, job.precision)
+    if args.explain:
+        print(explain(job.formula.formula, merge))
+        return
+    single_file, folder = output_paths(args)
+    configs = job.formula.needed_configs(operands) if folder else job.formula.configs(operands)
+    source, report = merge, {"name": job.name, "formula": job.formula.formula.text, "dtype": job.precision.name}
+    report["inputs"] = {"sha256": operands.hashes}
+    if single_file:
+        data_digest = write_single_file(single_file, merge, lambda digest: header(job, operands, configs, digest))
+        report["single_file"] = describe(single_file, data_digest, len(merge.specs))
+        source = Checkpoint(single_file)
+    if folder:
+        write_diffusers(folder, source, configs)
+    report["components"] = merge.changes
+    if args.report:
+        write_json(args.report, report)
+    for key, value in report.get("single_file", {}).items():
+        print(f"{key}: {value}")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument("--base", type=Path, required=True, help="diffusers folder of the model that was trained on")
-    parser.add_argument("--lokr", type=Path, required=True, help="LoKr file to add")
-    parser.add_argument("--single-file", type=Path, required=True, help="output: one .safetensors in SDXL's original layout")
-    parser.add_argument("--diffusers", type=Path, required=True, help="output: diffusers folder")
-    parser.add_argument("--report", type=Path, required=True, help="output: JSON with hashes and what changed")
-    args = parser.parse_args(arguments)
-    recipe = parameters(args).merge
-    fix_torch()
-
-    base = read_folder(args.base)
-    layout = Layout(Architecture.from_configs(base.configs))
-    merged = merge_lokr(
-        to_single_file(base.models, layout), read_lokr(args.lokr), recipe.lokr_weight, PRECISIONS[recipe.precision],
-        layout, str(args.base), str(args.lokr),
+    add_formula_options(parser, "merge")
+    parser.add_argument("--out", type=Path, help="output: a .safetensors file; with --layout diffusers, a folder")
+    parser.add_argument(
+        "--layout", choices=("single-file", "diffusers", "both"), default="single-file",
+        help="both: also a diffusers folder, named as the file without its ending (default: %(default)s)",
     )  # fmt: skip
-    inputs = {"base": base.sha256, "trained": sha256_file(args.lokr)}
-    data_digest = data_sha256(merged.tensors)
-    write_tensors(args.single_file, merged.tensors, header(recipe, base, inputs, data_digest))
-    write_folder(args.diffusers, base, to_diffusers(merged.tensors, layout))
-    write_json(args.report, report(recipe, base, inputs, merged, args.single_file, data_digest))
+    parser.add_argument("--dtype", choices=("fp16", "bf16", "fp32", "fp8"), help="default: the recipe's, or fp16 with --formula")
+    parser.add_argument(
+        "--fp8-tensors", choices=("all", "linear-and-conv"),
+        help="with fp8: all tensors, or weights of linear and convolution layers, the rest fp16 (default: the recipe's, or all)",
+    )  # fmt: skip
+    parser.add_argument("--report", type=Path, help="output: JSON with hashes and what changed")
+    args = parser.parse_args(arguments)
+    if args.out is None and not args.explain:
+        parser.error("--out is needed")
+    if args.formula is not None and args.overrides:
+        parser.error("--set changes the parameter file's values; with --formula nothing is taken from it")
+    return args
 
 
-def header(recipe: Merge, base: DiffusersModel, inputs: dict[str, str], data_digest: str) -> dict[str, str]:
+def read_job(args: argparse.Namespace) -> Job:
+    """The job of the command line, and of the parameters where no formula is given there."""
+    if args.formula is not None:
+        precision = Precision(args.dtype or "fp16", fp8_layers_only=args.fp8_tensors == "linear-and-conv")
+        return Job(formula_job(args, None, None), precision, args.formula, {}, args.out.stem if args.out else "")
+    params = parameters(args)
+    recipe = params.merge
+    precision = Precision(args.dtype or recipe.dtype, (args.fp8_tensors or recipe.fp8_tensors) == "linear-and-conv")
+    stated = {"author": recipe.author, "date": recipe.date, "license": recipe.license}
+    return Job(formula_job(args, recipe, params.models), precision, recipe.title, stated, recipe.name)
+
+
+def output_paths(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """The single file and the folder to write.
+
+    Raises:
+        StageError: a name of the other kind, or something else is in the way.
+    """
+    if args.layout == "diffusers":
+        if args.out.suffix == ".safetensors":
+            raise StageError(f"--out {args.out}: a diffusers output is a folder; name it without .safetensors")
+        refuse_foreign_folder(args.out)
+        return None, args.out
+    if args.out.suffix != ".safetensors" or args.out.is_dir():
+        raise StageError(f"--out {args.out}: a single file's name ends in .safetensors")
+    if args.layout == "single-file":
+        return args.out, None
+    refuse_foreign_folder(args.out.with_suffix(""))
+    return args.out, args.out.with_suffix("")
+
+
+def header(job: Job, operands: Operands, configs: FolderConfigs | None, data_digest: str) -> dict[str, str]:
     """The single file's metadata."""
     spec = modelspec(
-        title=recipe.title,
-        author=recipe.author,
-        date=recipe.date,
-        license=recipe.license,
-        resolution=base.resolution,
-        prediction_type=base.configs["scheduler"]["prediction_type"],
+        title=job.title,
+        merged_from=", ".join(operands.hashes),
+        resolution=configs.resolution if configs else SDXL_RESOLUTION,
+        prediction_type=configs.prediction_type if configs else SDXL_PREDICTION,
         data_sha256=data_digest,
+        stated=job.stated,
     )
-    return spec | merge_recipe(f"lokr(base, trained, {recipe.lokr_weight})", inputs)
+    recipe = {
+        "formula": job.formula.formula.text,
+        "models": operands.hashes,
+        "dtype": job.precision.name,
+        "fp8_tensors": "linear-and-conv" if job.precision.fp8_layers_only else "all",
+        "unmatched": job.formula.unmatched,
+        "unchanged": job.formula.unchanged,
+    }
+    return spec | merge_recipe(recipe)
 
 
-def report(
-    recipe: Merge, base: DiffusersModel, inputs: dict[str, str], merged: Merged, single_file: Path, data_digest: str
-) -> dict[str, Any]:
-    file_digest = sha256_file(single_file)
+def describe(path: Path, data_digest: str, tensors: int) -> dict[str, Any]:
+    digest = sha256_file(path)
     return {
-        "name": recipe.name,
-        "weight": recipe.lokr_weight,
-        "precision": recipe.precision,
-        "inputs": {"sha256": inputs, "base_files": base.weight_hashes},
-        "single_file": {
-            "sha256": file_digest,
-            "autov2": autov2(file_digest),
-            "data_sha256": data_digest,
-            "bytes": single_file.stat().st_size,
-            "tensors": len(merged.tensors),
-        },
-        "components": {
-            component: {
-                "tensors": sum(component_of(name) == component for name in merged.tensors),
-                "lokr_modules": modules,
-                "changed": merged.changed[component],
-            }
-            for component, modules in merged.modules.items()
-        },
+        "sha256": digest,
+        "autov2": autov2(digest),
+        "data_sha256": data_digest,
+        "bytes": path.stat().st_size,
+        "tensors": tensors,
     }
 
 

@@ -21,6 +21,14 @@ def golden() -> Path:
     return Path(os.environ.get("GOLDEN", Path(__file__).parent / "golden"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remembered hashes of inputs go to a folder of the session, also those of the processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on a file system of its own with 64 KiB of space."""

@@ -75,8 +75,8 @@ def write_model_reports(folder: Path) -> None:
     parts = {"unet": (686, 300), "text_encoder": (196, 24), "text_encoder_2": (197, 24), "vae": (250, 0)}
     components = {name: {"tensors": t, "lokr_modules": m, "changed": m} for name, (t, m) in parts.items()}
     merge = {
-        "name": "sample", "weight": 1.0, "precision": "fp16",
-        "inputs": {"sha256": {"base": "b" * 64, "trained": "c" * 64}, "base_files": {}},
+        "name": "sample", "formula": "lokr(base, trained, 1.0)", "dtype": "fp16",
+        "inputs": {"sha256": {"base": "b" * 64, "trained": "c" * 64}},
         "single_file": {"sha256": "a" * 64, "autov2": "a" * 10, "data_sha256": "d" * 64, "bytes": 9876543, "tensors": 1329},
         "components": components,
     }  # fmt: skip

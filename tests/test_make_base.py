@@ -21,6 +21,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_sdxl(tmp_path_factory.mktemp("model") / "model", seed=2)
 
 
+def formula(model: Path) -> tuple[str, ...]:
+    return "--formula", "m", "--model", f"m={model}"
+
+
 @pytest.fixture
 def copy(model: Path, tmp_path: Path) -> Path:
     return shutil.copytree(model, tmp_path / "model")
@@ -33,7 +37,7 @@ def test_base_opens_and_is_the_same_from_anywhere(model: Path, copy: Path, tmp_p
     config = json.loads((copy / "unet" / "config.json").read_text())
     (copy / "unet" / "config.json").write_text(json.dumps(config | {"_name_or_path": str(copy)}))
     for source, output in ((model, "one"), (copy, "two")):
-        result = run_script("make_base.py", "--base-dir", source, "--output", tmp_path / output)
+        result = run_script("make_base.py", *formula(source), "--output", tmp_path / output)
         assert result.returncode == 0, result.stderr
     check_manifest(tmp_path / "one")
     assert folder_bytes(tmp_path / "one") == folder_bytes(tmp_path / "two")
@@ -47,21 +51,61 @@ def change_weight(folder: Path, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(float("nan"), "conv_in.bias is not finite"), (1e5, "conv_in.bias is too large for fp16")]
+    ("value", "words"),
+    [
+        (float("nan"), "tensor 'model.diffusion_model.input_blocks.0.0.bias' holds NaN or inf"),
+        (1e5, "tensor 'model.diffusion_model.input_blocks.0.0.bias': the formula gives numbers too large for F16"),
+    ],
 )
 def test_weights_that_cannot_be_used(copy: Path, tmp_path: Path, value: float, words: str) -> None:
     change_weight(copy, value)
-    assert words in refusal("make_base.py", "--base-dir", copy, "--output", tmp_path / "base")
+    assert words in refusal("make_base.py", *formula(copy), "--output", tmp_path / "base")
     assert not (tmp_path / "base").exists()
 
 
 @pytest.mark.parametrize("missing", ["model_index.json", WEIGHTS, "text_encoder_2/config.json", "tokenizer_2/vocab.json"])
 def test_missing_files(copy: Path, tmp_path: Path, missing: str) -> None:
     (copy / missing).unlink()
-    assert str(copy / missing) in refusal("make_base.py", "--base-dir", copy, "--output", tmp_path / "base")
+    assert str(copy / missing) in refusal("make_base.py", *formula(copy), "--output", tmp_path / "base")
 
 
 def test_another_pipeline(copy: Path, tmp_path: Path) -> None:
     index = json.loads((copy / "model_index.json").read_text())
     (copy / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionPipeline"}))
-    assert "says StableDiffusionPipeline" in refusal("make_base.py", "--base-dir", copy, "--output", tmp_path / "base")
+    assert "says StableDiffusionPipeline" in refusal("make_base.py", *formula(copy), "--output", tmp_path / "base")
+
+
+def test_base_of_delta(model: Path, tmp_path: Path) -> None:
+    """Half of two models, both with a third one's embeddings; the third in float32."""
+    other, original = tmp_path / "other.safetensors", tmp_path / "original.safetensors"
+    for seed, target, dtype in ((3, other, "fp16"), (4, original, "fp32")):
+        folder = write_small_sdxl(tmp_path / f"model{seed}", seed=seed)
+        assert run_script("merge.py", *formula(folder), "--out", target, "--dtype", dtype).returncode == 0
+    text = "0.5 * restore_embeddings(gamma, sdxl) + 0.5 * restore_embeddings(beta, sdxl)"
+    models = ("--model", f"gamma={model}", "--model", f"beta={other}", "--model", f"sdxl={original}")
+    result = run_script("make_base.py", "--formula", text, *models, "--output", tmp_path / "base")
+    assert result.returncode == 0, result.stderr
+    a, made = (load_file(folder / WEIGHTS) for folder in (model, tmp_path / "base"))
+    theirs = load_file(other)
+    b = theirs["model.diffusion_model.input_blocks.0.0.weight"]
+    assert torch.equal(made["conv_in.weight"], (0.5 * a["conv_in.weight"].float() + 0.5 * b.float()).half())
+    tokens = load_file(original)["conditioner.embedders.1.model.token_embedding.weight"]
+    text_encoder = load_file(tmp_path / "base" / "text_encoder_2" / "model.safetensors")
+    assert torch.equal(text_encoder["text_model.embeddings.token_embedding.weight"], tokens.half())
+
+
+def test_a_merge_formula_that_cannot_work_is_told_before_training(tmp_path: Path) -> None:
+    words = refusal("make_base.py", "--set", "merge.formula=lokr(base, traind, 1.0)", "--output", tmp_path / "base")
+    assert words.strip() == "^"
+    assert not (tmp_path / "base").exists()
+
+
+def test_configs_of_a_listed_folder(model: Path, tmp_path: Path) -> None:
+    single = tmp_path / "models" / "single.safetensors"
+    shutil.copytree(model, tmp_path / "models" / "folder")
+    assert run_script("merge.py", *formula(model), "--out", single).returncode == 0
+    listed = ("--set", f"models.folder={tmp_path / 'models'}", "--set", "models.files={m: single.safetensors, sdxl: folder}")
+    result = run_script("make_base.py", *listed, "--set", "base.formula=m", "--output", tmp_path / "base")
+    assert result.returncode == 0, result.stderr
+    ours, theirs = (load_file(folder / WEIGHTS) for folder in (tmp_path / "base", model))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)

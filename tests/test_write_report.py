@@ -127,7 +127,7 @@ def test_front_matter_is_what_the_hub_reads(made):
     _, matter, _ = outputs(made)[0].split("---\n", 2)
     fields = yaml.safe_load(matter)
     assert fields["license"] == "cc-by-4.0" and fields["pipeline_tag"] == "text-to-image"
-    assert fields["base_model"] == "sample-base" and "stable-diffusion-xl" in fields["tags"]
+    assert fields["base_model"] == "sample_base" and "stable-diffusion-xl" in fields["tags"]
     metric = fields["model-index"][0]["results"][0]["metrics"][0]
     assert metric["value"] == json.loads((made / "ccip.json").read_text())["models"]["merged"]["score"]
 

@@ -1,19 +1,20 @@
-"""An SDXL model as a diffusers folder: reading its weights and configs, writing them canonically."""
+"""An SDXL model as a diffusers folder: opening one, and writing one canonically, tensor by tensor."""
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repro.errors import StageError
-from repro.hashing import MANIFEST_NAME, check_manifest, sha256_file, sha256_json, write_manifest
+from repro.hashing import MANIFEST_NAME, check_manifest, remembered_sha256, sha256_json, write_manifest
 from repro.outputs import json_text, whole_folder
-from repro.tensorfile import data_sha256, write_tensors
+from repro.tensorfile import TensorSpec, stream_tensors
 
-from checkpoints.files import read_tensors
-from checkpoints.keymap import Tensors, canonical_text_name
+from checkpoints.keymap import canonical_text_name
+from checkpoints.sdxl_shapes import expected_shapes
+from checkpoints.tensor_reader import TensorFile
 
 PIPELINE = "StableDiffusionXLPipeline"
 WEIGHTS = {
@@ -22,7 +23,10 @@ WEIGHTS = {
     "text_encoder_2": "model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
 }
+SDXL_RESOLUTION = 1024
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 # Names of folders on the machine that saved the model: they change nothing and tell on it.
 PRIVATE_KEYS = ("_name_or_path",)
@@ -31,15 +35,34 @@ UNUSED = {"text_encoder_2": "text_model.embeddings.position_ids"}
 
 
 @dataclass(frozen=True)
-class DiffusersModel:
-    """A folder's configs and tensors, both by component; text encoders' names in the older spelling (`text_model.`).
-
-    `configs` also has "scheduler"; `weight_hashes` is {relative weight file: sha256}.
-    """
+class FolderConfigs:
+    """All of a diffusers folder that is not weights: `configs` by component, and "scheduler"."""
 
     folder: Path
     configs: dict[str, dict[str, Any]]
-    models: dict[str, Tensors]
+
+    @property
+    def resolution(self) -> int:
+        """Pixels a side that the UNet's config states; SDXL's where it states none."""
+        vae_factor = 2 ** (len(self.configs["vae"]["down_block_types"]) - 1)
+        size = self.configs["unet"].get("sample_size")
+        return size * vae_factor if isinstance(size, int) else SDXL_RESOLUTION
+
+    @property
+    def prediction_type(self) -> str:
+        return self.configs["scheduler"].get("prediction_type", "epsilon")  # diffusers' default
+
+
+@dataclass(frozen=True)
+class DiffusersFolder:
+    """A diffusers folder open for reading.
+
+    `tensors` is {component: {name: (file, name in the file)}}, text encoders' names in the older spelling (`text_model.`);
+    `weight_hashes` is {relative weight file: sha256}.
+    """
+
+    configs: FolderConfigs
+    tensors: dict[str, dict[str, tuple[TensorFile, str]]]
     weight_hashes: dict[str, str]
 
     @property
@@ -47,74 +70,130 @@ class DiffusersModel:
         """One digest of all weight files."""
         return sha256_json(self.weight_hashes)
 
-    @property
-    def resolution(self) -> int:
-        """Pixels a side that the UNet's config states."""
-        vae_factor = 2 ** (len(self.configs["vae"]["down_block_types"]) - 1)
-        return self.configs["unet"]["sample_size"] * vae_factor
 
-
-def read_folder(folder: Path) -> DiffusersModel:
-    """Read an SDXL diffusers folder; a folder with a manifest is checked against it.
+def read_configs(folder: Path) -> FolderConfigs:
+    """Read the configs of an SDXL diffusers folder; its weights need not be there.
 
     Raises:
-        StageError: not an SDXL pipeline's folder, or a file of it is missing, broken or changed.
+        StageError: not an SDXL pipeline's folder, or a config or tokenizer is missing or broken.
     """
     folder = Path(folder)
     pipeline = _read_json(folder / "model_index.json").get("_class_name")
     if pipeline != PIPELINE:
         raise StageError(f"{folder}: its model_index.json says {pipeline}; expected a folder of {PIPELINE}")
-    if (folder / MANIFEST_NAME).exists():
-        check_manifest(folder)
     configs = {component: _read_json(folder / component / "config.json") for component in WEIGHTS}
     configs["scheduler"] = _read_json(folder / SCHEDULER_CONFIG)
-    paths = {component: folder / component / file for component, file in WEIGHTS.items()}
-    models = {component: read_tensors(path) for component, path in paths.items()}
-    for component in ("text_encoder", "text_encoder_2"):
-        renamed = {canonical_text_name(name): tensor for name, tensor in models[component].items()}
-        renamed.pop(UNUSED.get(component, ""), None)
-        models[component] = renamed
-    hashes = {str(path.relative_to(folder)): sha256_file(path) for path in paths.values()}
-    return DiffusersModel(folder, configs, models, hashes)
+    for tokenizer in TOKENIZERS:
+        for name in TOKENIZER_FILES:
+            if not (folder / tokenizer / name).is_file():
+                raise _missing(folder / tokenizer / name)
+    expected_shapes(configs, str(folder))
+    return FolderConfigs(folder, configs)
 
 
-def write_folder(target: Path, model: DiffusersModel, models: Mapping[str, Tensors]) -> None:
-    """Write `models` as a diffusers folder with the configs, scheduler and tokenizers of `model`, whole, with a manifest.
+def open_folder(folder: Path) -> DiffusersFolder:
+    """Open an SDXL diffusers folder; a folder with a manifest is checked against it.
+
+    Raises:
+        StageError: not an SDXL pipeline's folder, or a file of it is missing, broken or changed.
+    """
+    configs = read_configs(folder)
+    folder = configs.folder
+    manifest = check_manifest(folder)["files"] if (folder / MANIFEST_NAME).exists() else {}
+    tensors: dict[str, dict[str, tuple[TensorFile, str]]] = {}
+    hashes = {}
+    for component, file in WEIGHTS.items():
+        found = tensors[component] = {}
+        paths, promised = _weight_files(folder / component / file)
+        for path in paths:
+            relative = str(path.relative_to(folder))
+            weights = TensorFile(path)
+            hashes[relative] = manifest.get(relative) or remembered_sha256(path)
+            for name in weights.specs:
+                canonical = canonical_text_name(name) if component in TEXT_ENCODERS else name
+                if canonical in found:
+                    raise StageError(f"{path}: tensor '{name}' stands twice in {folder / component}")
+                found[canonical] = (weights, name)
+        lacking = promised - {name for _, name in found.values()}
+        if lacking:
+            raise StageError(f"{folder / component}: tensor '{min(lacking)}' is in none of its {len(paths)} shards")
+        found.pop(UNUSED.get(component, ""), None)
+    return DiffusersFolder(configs, tensors, hashes)
+
+
+def _weight_files(path: Path) -> tuple[list[Path], set[str]]:
+    """The file itself, or its shards, or its fp16 variant: the first of them that is there; and what an index promises."""
+    index = path.with_name(f"{path.name}.index.json")
+    variant = path.with_suffix(".fp16.safetensors")
+    if path.is_file():
+        return [path], set()
+    if index.is_file():
+        shards = _read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+            raise StageError(f"{index}: no weight_map that names the shards")
+        return [path.with_name(Path(name).name) for name in sorted(set(shards.values()))], set(shards)
+    if variant.is_file():
+        return [variant], set()
+    raise _missing(path)
+
+
+def write_folder(
+    target: Path,
+    configs: FolderConfigs,
+    models: Mapping[str, Mapping[str, TensorSpec]],
+    chunks: Callable[[str, str], Iterable[memoryview]],
+) -> None:
+    """Write a diffusers folder with the configs, scheduler and tokenizers of `configs`, whole, with a manifest.
 
     JSON is written with sorted keys and without the saving machine's folder names; tokenizers are copied byte for byte.
+
+    Args:
+        models: {component: {name: spec}}. chunks: gives a tensor's bytes by component and name, see `stream_tensors`.
     """
     with whole_folder(target) as folder:
-        index = _read_json(model.folder / "model_index.json")
+        index = _read_json(configs.folder / "model_index.json")
         (folder / "model_index.json").write_text(_canonical(index))
+        digests = {}
         for component, file in WEIGHTS.items():
             (folder / component).mkdir()
-            config = _with_dtype(model.configs[component], models[component])
+            config = _with_dtype(configs.configs[component], models[component])
             (folder / component / "config.json").write_text(_canonical(config))
-            write_tensors(folder / component / file, models[component], {"format": "pt"})
+            digests[component] = stream_tensors(
+                folder / component / file,
+                models[component],
+                lambda name, component=component: chunks(component, name),
+                lambda _: {"format": "pt"},
+            )
         for tokenizer in TOKENIZERS:
-            shutil.copytree(model.folder / tokenizer, folder / tokenizer, copy_function=shutil.copyfile)
+            shutil.copytree(configs.folder / tokenizer, folder / tokenizer, copy_function=shutil.copyfile)
         (folder / SCHEDULER_CONFIG).parent.mkdir()
-        (folder / SCHEDULER_CONFIG).write_text(_canonical(model.configs["scheduler"]))
-        write_manifest(folder, sha256_json({component: data_sha256(models[component]) for component in WEIGHTS}))
+        (folder / SCHEDULER_CONFIG).write_text(_canonical(configs.configs["scheduler"]))
+        write_manifest(folder, sha256_json(digests))
 
 
-def _with_dtype(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
+def _with_dtype(config: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
     """The config with the precision that transformers notes in it set to the tensors' own."""
-    floating = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
-    name = str(floating).removeprefix("torch.")
+    name = TORCH_NAMES[next(spec.dtype for spec in specs.values() if spec.is_float)]
     return {key: name if key in ("dtype", "torch_dtype") else value for key, value in config.items()}
+
+
+TORCH_NAMES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16", "F8_E4M3": "float8_e4m3fn"}
 
 
 def _canonical(config: Mapping[str, Any]) -> str:
     return json_text({key: value for key, value in config.items() if key not in PRIVATE_KEYS})
 
 
+def _missing(path: Path) -> StageError:
+    return StageError(f"{path}: missing; expected the diffusers folder of an SDXL model")
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise StageError(f"{path}: missing; expected the diffusers folder of an SDXL model")
+        raise _missing(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StageError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise StageError(f"{path}: expected a JSON object")

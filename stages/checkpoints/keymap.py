@@ -14,16 +14,16 @@ encoder's names, which `canonical_text_name` puts back.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from repro.errors import StageError
-
-import torch
+from repro.tensorfile import TensorSpec
 
 Form = Literal["same", "transposed", "conv1x1", "rows"]
-Tensors = dict[str, torch.Tensor]
+Specs = Mapping[str, TensorSpec]
 
 SINGLE_FILE_PREFIX = {
     "unet": "model.diffusion_model.",
@@ -90,6 +90,14 @@ VAE_ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 VAE_RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "conv_shortcut": "nin_shortcut"}
 VAE_MID_RESNETS = {"mid_block.resnets.0": "mid.block_1", "mid_block.resnets.1": "mid.block_2"}
 
+# Token and position embeddings of both text encoders, in the single file.
+EMBEDDINGS = (
+    "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight",
+    "conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight",
+    "conditioner.embedders.1.model.token_embedding.weight",
+    "conditioner.embedders.1.model.positional_embedding",
+)
+
 # What a LoKr file calls the parts (kohya's prefixes); the VAE has no LoKr.
 LOKR_PREFIX = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
 
@@ -118,6 +126,36 @@ class Architecture:
             vae_layers_per_block=vae["layers_per_block"],
         )
 
+    @classmethod
+    def from_names(cls, names: Collection[str]) -> "Architecture":
+        """From the tensor names of a single file; what a part of a checkpoint does not show is taken as in SDXL."""
+        found = {key: {int(n) for n in _numbers(pattern, names)} for key, pattern in COUNTED_BY.items()}
+        layers = min(found["downsamplers"], default=SDXL.unet_layers_per_block + 1) - 1
+        levels = len(found["downsamplers"]) + 1 if found["downsamplers"] else SDXL.unet_levels
+        per_level = layers + 1
+        return cls(
+            unet_levels=levels,
+            unet_layers_per_block=layers,
+            unet_up_attention=tuple(any(n // per_level == i for n in found["up_attention"]) for i in range(levels)),
+            text_encoder_2_layers=max(found["text_layers"], default=SDXL.text_encoder_2_layers - 1) + 1,
+            vae_levels=max(found["vae_levels"], default=SDXL.vae_levels - 1) + 1,
+            vae_layers_per_block=max(found["vae_layers"], default=SDXL.vae_layers_per_block - 1) + 1,
+        )
+
+
+# In which single-file names the counts of an architecture show.
+COUNTED_BY = {
+    "downsamplers": r"model\.diffusion_model\.input_blocks\.(\d{1,4})\.0\.op\.weight",
+    "up_attention": r"model\.diffusion_model\.output_blocks\.(\d{1,4})\.1\.(?!conv\.).*",
+    "text_layers": r"conditioner\.embedders\.1\.model\.transformer\.resblocks\.(\d{1,4})\..*",
+    "vae_levels": r"first_stage_model\.(?:en|de)coder\.(?:down|up)\.(\d{1,4})\..*",
+    "vae_layers": r"first_stage_model\.encoder\.down\.\d+\.block\.(\d{1,4})\..*",
+}
+
+
+def _numbers(pattern: str, names: Collection[str]) -> list[str]:
+    return [match[1] for name in names if (match := re.fullmatch(pattern, name))]
+
 
 SDXL = Architecture(
     unet_levels=3,
@@ -136,6 +174,22 @@ class Place:
     name: str
     form: Form = "same"
     part: int = 0
+
+    def shape_in_folder(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The diffusers tensor's shape where the single file's is `shape`.
+
+        Raises:
+            StageError: the single file's is not of this place's form.
+        """
+        if self.form == "transposed" and len(shape) == 2:
+            return shape[::-1]
+        if self.form == "conv1x1" and shape[2:] == (1, 1):
+            return shape[:2]
+        if self.form == "rows" and shape and shape[0] % len(TEXT_ENCODER_2_IN_PROJ) == 0:
+            return (shape[0] // len(TEXT_ENCODER_2_IN_PROJ), *shape[1:])
+        if self.form == "same":
+            return shape
+        raise StageError(f"tensor '{self.name}' has shape {list(shape)}, which is not that of SDXL's single-file layout")
 
 
 def _unet_rows(arch: Architecture) -> Iterator[tuple[str, str]]:
@@ -265,69 +319,85 @@ def canonical_text_name(name: str) -> str:
     return name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}"
 
 
-def to_single_file(models: Mapping[str, Tensors], layout: Layout) -> Tensors:
+@dataclass(frozen=True)
+class Part:
+    """A diffusers tensor as a part of a single file's tensor."""
+
+    component: str
+    name: str
+    form: Form
+
+
+@dataclass(frozen=True)
+class SingleTensor:
+    """A single file's tensor and what it is made of: one part, or q, k and v one below the other; none for logit_scale."""
+
+    spec: TensorSpec
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class FolderTensor:
+    """A folder's tensor and where it stands in the single file."""
+
+    spec: TensorSpec
+    place: Place
+
+
+def to_single_file(models: Mapping[str, Specs], layout: Layout) -> dict[str, SingleTensor]:
     """The tensors of a diffusers model under their single-file names and shapes, with logit_scale added.
 
     Args:
-        models: {component: {diffusers name: tensor}} of unet, text_encoder, text_encoder_2 and vae.
+        models: {component: {diffusers name: spec}} of unet, text_encoder, text_encoder_2 and vae.
         layout: the model's map.
     Raises:
         StageError: a tensor that has no place in SDXL's single file, or an in_proj of which a part is missing.
     """
-    single: Tensors = {}
-    thirds: dict[str, dict[int, torch.Tensor]] = {}
-    for component, tensors in models.items():
-        for name, tensor in tensors.items():
+    found: dict[str, dict[int, tuple[Part, TensorSpec]]] = {}
+    for component, specs in models.items():
+        for name, spec in specs.items():
             place = layout.place(component, name)
-            if place is None or place.name in single:
+            if place is None or place.part in found.get(place.name, ()) or (found.get(place.name) and place.form != "rows"):
                 raise StageError(f"{component}: tensor '{name}' has no place in SDXL's single file; is this an SDXL model?")
-            if place.form == "rows":
-                thirds.setdefault(place.name, {})[place.part] = tensor
-            else:
-                single[place.name] = _to_single_form(tensor, place.form)
-    for name, parts in thirds.items():
-        if len(parts) != len(TEXT_ENCODER_2_IN_PROJ):
-            raise StageError(f"text_encoder_2: {name} needs q_proj, k_proj and v_proj, and not all are there")
-        single[name] = torch.cat([parts[part] for part in sorted(parts)])
-    kept = next(iter(models["text_encoder_2"].values()))
-    single[LOGIT_SCALE] = torch.tensor(LOGIT_SCALE_VALUE, dtype=torch.float32, device=kept.device).to(kept.dtype)
-    return single
+            found.setdefault(place.name, {})[place.part] = (Part(component, name, place.form), spec)
+    single = {name: _composed(name, [parts[part] for part in sorted(parts)]) for name, parts in found.items()}
+    dtype = next((spec.dtype for spec in models["text_encoder_2"].values() if spec.is_float), "F32")
+    return single | {LOGIT_SCALE: SingleTensor(TensorSpec(dtype, ()), ())}
 
 
-def to_diffusers(single: Mapping[str, torch.Tensor], layout: Layout) -> dict[str, Tensors]:
+def _composed(name: str, parts: list[tuple[Part, TensorSpec]]) -> SingleTensor:
+    forms, specs = [part.form for part, _ in parts], [spec for _, spec in parts]
+    shape = specs[0].shape
+    if forms[0] == "rows":
+        if len(parts) != len(TEXT_ENCODER_2_IN_PROJ) or any(spec.shape != shape for spec in specs):
+            raise StageError(f"text_encoder_2: {name} needs q_proj, k_proj and v_proj of one shape, and not all are there")
+        shape = (len(parts) * shape[0], *shape[1:])
+    elif forms[0] != "same" and len(shape) != 2:
+        raise StageError(f"{parts[0][0].component}: tensor '{parts[0][0].name}' has shape {list(shape)}; expected a matrix")
+    elif forms[0] == "transposed":
+        shape = shape[::-1]
+    elif forms[0] == "conv1x1":
+        shape = (*shape, 1, 1)
+    dtypes = {spec.dtype for spec in specs}
+    return SingleTensor(TensorSpec(dtypes.pop() if len(dtypes) == 1 else "F32", shape), tuple(part for part, _ in parts))
+
+
+def to_diffusers(single: Specs, layout: Layout) -> dict[str, dict[str, FolderTensor]]:
     """The inverse of `to_single_file`: {component: {diffusers name: tensor}}; logit_scale is left out.
 
     Raises:
-        StageError: a tensor that is not SDXL's.
+        StageError: a tensor that is not SDXL's, or not of the shape that its place has.
     """
-    models: dict[str, Tensors] = {component: {} for component in SINGLE_FILE_PREFIX}
-    for name, tensor in single.items():
+    models: dict[str, dict[str, FolderTensor]] = {component: {} for component in SINGLE_FILE_PREFIX}
+    for name, spec in single.items():
         if name == LOGIT_SCALE:
             continue
         sources = layout.sources(name)
         if not sources:
             raise StageError(f"tensor '{name}' is not one of SDXL's single-file layout")
         for component, ours, place in sources:
-            models[component][ours] = _from_single_form(tensor, place)
+            models[component][ours] = FolderTensor(TensorSpec(spec.dtype, place.shape_in_folder(spec.shape)), place)
     return models
-
-
-def _to_single_form(tensor: torch.Tensor, form: Form) -> torch.Tensor:
-    if form == "transposed":
-        return tensor.T
-    if form == "conv1x1":
-        return tensor[:, :, None, None]
-    return tensor
-
-
-def _from_single_form(tensor: torch.Tensor, place: Place) -> torch.Tensor:
-    if place.form == "transposed":
-        return tensor.T
-    if place.form == "conv1x1":
-        return tensor[:, :, 0, 0]
-    if place.form == "rows":
-        return tensor.chunk(len(TEXT_ENCODER_2_IN_PROJ))[place.part]
-    return tensor
 
 
 def lokr_places(names: Iterable[str], layout: Layout) -> dict[str, Place]:

@@ -1,127 +1,244 @@
-"""Adding a LoKr to a checkpoint, in single-file names.
-
-The numeric contract: W and the factors as float32, kron(w1, w2), times alpha / rank where that is not 1, times the
-weight, plus W; every step a separate float32 operation, rounded once to the precision of the output. No lerp, addcmul
-or add(alpha=): they fuse on some CPUs, and weights that lie on float16's lattice make exact ties that a fused step
-or another order rounds the other way.
-"""
+"""A merge: a formula over checkpoints and LoKr files, evaluated tensor by tensor and piece by piece, never held whole."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from repro.errors import StageError
+from repro.progress import Progress
+from repro.tensorfile import TensorSpec, tensor_bytes, torch_dtypes
 
 import torch
 
-from checkpoints.keymap import SINGLE_FILE_PREFIX, Layout, Place, component_of, lokr_places
-from checkpoints.lokr import LokrModule
+from checkpoints.formula import Formula, Model, RestoreEmbeddings, all_nodes
+from checkpoints.keymap import EMBEDDINGS, LOGIT_SCALE, SINGLE_FILE_PREFIX, component_of
+from checkpoints.lokr import Delta
+from checkpoints.operands import Landed, Operands, Unmatched, land_modules, match_tensors
+from checkpoints.rounding import FP8, Precision, fp8, is_finite, narrow_dtype
+from checkpoints.tensor_program import Program, compile_tensor, for_tensor, run
+from checkpoints.tensor_reader import runs
 
-PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
-ROW_PARTS = 3
+Unchanged = Literal["refuse", "accept"]
+# Elements of a piece: the float32 values of a few operands stay in a core's second-level cache.
+PIECE = 1 << 17
+# What is hashed and written at once.
+PIECES_OF_A_BLOCK = 4
+MEGABYTE = 10**6
+# q, k and v of one fused tensor.
+KEPT_DELTAS = 3
+ACCEPT = "--unchanged accept (merge.unchanged)"
 
 
 @dataclass(frozen=True)
-class Merged:
-    """A merged checkpoint: tensors by single-file name; per component, how many modules were added and how many tensors
-    came out different from the base's, rounded to the same precision."""
+class Plan:
+    """How one tensor comes about: `spec` in the output; a `program`, or None for integers, which are copied from `first`.
 
-    tensors: dict[str, torch.Tensor]
-    modules: dict[str, int]
-    changed: dict[str, int]
+    `first` is the first of the formula's models that has the tensor; the result is compared with it. `copied`: as it is there.
+    """
+
+    spec: TensorSpec
+    first: str
+    program: Program | None
+    copied: bool = False
 
 
-def merge_lokr(
-    base: Mapping[str, torch.Tensor],
-    lokr: Mapping[str, LokrModule],
-    weight: float,
-    dtype: torch.dtype,
-    layout: Layout,
-    base_name: str,
-    lokr_name: str,
-) -> Merged:
-    """base + weight * lokr, rounded to `dtype`; tensors that are not floating-point are kept as they are.
+class Merge:
+    """A merge with its headers checked. `plans` is by single-file name; `chunks` gives each tensor's bytes once.
 
     Args:
-        base: tensors by single-file name. lokr: modules by name. weight: of the whole LoKr.
-        layout: gives the LoKr names of the base's weights. base_name, lokr_name: files, for the errors.
+        unmatched: see `match_tensors`. unchanged: whether a tensor that the formula leaves as it is in the first model,
+            though other models differ there, is an error. show_progress: tell of bytes made on stderr.
     Raises:
-        StageError: a module that lands on no weight, two on the same one, a shape that differs, NaN or inf in the
-            base or the result (float16 ends at 65504), or a merge that changes nothing at all.
+        StageError: tensors that do not match; a LoKr module that lands nowhere, twice or in another shape; embeddings to
+            restore where there are none.
     """
-    landed = land_modules(base, lokr, layout, base_name, lokr_name)
-    tensors: dict[str, torch.Tensor] = {}
-    changed: Counter[str] = Counter()
-    for name, tensor in base.items():
-        if not tensor.is_floating_point():
-            tensors[name] = tensor
-            continue
-        before = round_to(tensor, dtype, f"{base_name}: tensor '{name}'")
-        if name not in landed:
-            tensors[name] = before
-            continue
-        value = tensor.float().clone()
-        for module, place in landed[name]:
-            _add_in_place(value, module, place, weight, f"{lokr_name}: module '{module.name}'")
-        by = ", ".join(module.name for module, _ in landed[name])
-        tensors[name] = round_to(value, dtype, f"{base_name}: tensor '{name}' with {by} of {lokr_name} added")
-        changed[component_of(name)] += not torch.equal(before, tensors[name])
-    if weight != 0 and not changed.total():
-        raise StageError(f"{lokr_name}: adding it changes no tensor of {base_name} (is it untrained?); nothing to merge")
-    modules = Counter(component_of(name) for name, parts in landed.items() for _ in parts)
-    return Merged(tensors, _by_component(modules), _by_component(changed))
+
+    def __init__(
+        self,
+        formula: Formula,
+        operands: Operands,
+        precision: Precision,
+        unmatched: Unmatched = "refuse",
+        unchanged: Unchanged = "refuse",
+        show_progress: bool = False,
+    ):
+        self._formula, self._operands, self._unchanged = formula, operands, unchanged
+        holders = match_tensors(operands.models, unmatched)
+        specs = {name: operands.models[having[0]].specs[name] for name, having in holders.items()}
+        restores = any(isinstance(node, RestoreEmbeddings) for node in all_nodes(formula.root))
+        if restores and not specs.keys() & set(EMBEDDINGS):
+            raise StageError(f"restore_embeddings: the models have no text encoder's embeddings ({EMBEDDINGS[0]}, ...)")
+        self.landed = {name: land_modules(lokr, specs) for name, lokr in operands.lokrs.items()}
+        self.plans = {name: self._plan(name, specs[name], having, precision) for name, having in holders.items()}
+        self._left = {name: plan.spec.elements for name, plan in self.plans.items()}
+        self._moved = dict.fromkeys(self.plans, False)
+        self._deltas: dict[tuple[str, str], Delta] = {}
+        self._progress = Progress("merge", self.byte_count, "MB", per=MEGABYTE) if show_progress else None
+
+    def _plan(self, name: str, spec: TensorSpec, having: tuple[str, ...], precision: Precision) -> Plan:
+        out = TensorSpec(precision.dtype_of(name, spec), spec.shape)
+        if not spec.is_float:
+            return Plan(out, having[0], None, copied=True)
+        if len(having) < len(self._operands.models):
+            for lokr, landed in self.landed.items():
+                if name in landed:
+                    module = landed[name][0].module
+                    raise StageError(
+                        f"{self._operands.lokrs[lokr].path}: module '{module}' changes '{name}', which is only copied"
+                    )
+            return Plan(out, having[0], compile_tensor(Model(having[0])), copied=True)
+        return Plan(out, having[0], compile_tensor(for_tensor(self._formula.root, name, self.landed)))
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        return {name: plan.spec for name, plan in self.plans.items()}
+
+    @property
+    def byte_count(self) -> int:
+        """Of all tensors of the output."""
+        return sum(plan.spec.byte_count for plan in self.plans.values())
+
+    @property
+    def changes(self) -> dict[str, dict[str, int]]:
+        """By component: tensors, LoKr modules, and how many tensors came out different from the first model's, rounded alike.
+
+        Complete once every tensor is made.
+        """
+        modules = Counter(component_of(name) for landed in self.landed.values() for name, of in landed.items() for _ in of)
+        return {
+            component: {
+                "tensors": sum(name.startswith(prefix) for name in self.plans),
+                "lokr_modules": modules[component],
+                "changed": sum(moved and name.startswith(prefix) for name, moved in self._moved.items()),
+            }
+            for component, prefix in SINGLE_FILE_PREFIX.items()
+        }
+
+    def chunks(self, name: str, part: int = 0, parts: int = 1) -> Iterator[memoryview]:
+        """The bytes of a tensor, or of one of `parts` equal runs of its rows, in pieces.
+
+        Raises:
+            StageError: NaN or inf, in an operand or as the result; a tensor that should have changed; or, once the last
+                tensor is made, that none has.
+        """
+        for value in self.values(name, part, parts):
+            yield tensor_bytes(value)
+
+    def values(self, name: str, part: int = 0, parts: int = 1) -> Iterator[torch.Tensor]:
+        """As `chunks`, one-dimensional tensors of the output's type."""
+        plan = self.plans[name]
+        size = plan.spec.elements // parts
+        block = _piece(plan.spec) * PIECES_OF_A_BLOCK
+        for start in range(part * size, (part + 1) * size, block):
+            stop = min(start + block, (part + 1) * size)
+            value = self._copied(plan, name, start, stop) if plan.program is None else self._computed(plan, name, start, stop)
+            if self._progress:
+                self._progress.advance(value.numel() * value.element_size())
+            self._left[name] -= stop - start
+            if not self._left[name]:
+                self._require_change(name, plan)
+            yield value
+
+    def _copied(self, plan: Plan, name: str, start: int, stop: int) -> torch.Tensor:
+        return self._operands.models[plan.first].read(name, start, stop)
+
+    def _computed(self, plan: Plan, name: str, start: int, stop: int) -> torch.Tensor:
+        narrow = torch.empty(stop - start, dtype=narrow_dtype(plan.spec.dtype))
+        piece = _piece(plan.spec)
+        for begin in range(start, stop, piece):
+            end = min(begin + piece, stop)
+            narrow[begin - start : end - start] = self._piece_computed(plan, name, begin, end)
+        if not is_finite(narrow):
+            raise self._explain_not_finite(plan, name, start, stop)
+        if not self._moved[name] and not plan.program.is_bare(plan.first):
+            before = self._operands.models[plan.first].read_float32(name, start, stop).to(narrow.dtype)
+            self._moved[name] = not torch.equal(before, narrow)
+        return fp8(narrow) if plan.spec.dtype == FP8 else narrow
+
+    def _piece_computed(self, plan: Plan, name: str, start: int, stop: int) -> torch.Tensor:
+        def read(model: str) -> torch.Tensor:
+            return self._operands.models[model].read_float32(name, start, stop)
+
+        def add_delta(value: torch.Tensor, lokr: str, weight: float) -> torch.Tensor:
+            return self._with_delta(value, name, plan.spec, (start, stop), lokr, weight)
+
+        def in_type_of(value: torch.Tensor, model: str) -> torch.Tensor:
+            return value.to(torch_dtypes()[self._operands.models[model].specs[name].dtype]).float()
+
+        return run(plan.program.steps, read, add_delta, in_type_of)
+
+    def _with_delta(
+        self, value: torch.Tensor, name: str, spec: TensorSpec, run_of: tuple[int, int], lokr: str, weight: float
+    ) -> torch.Tensor:
+        """value + weight * delta, `value` being the elements `run_of` (start, stop) of the tensor."""
+        start, stop = run_of
+        row = spec.elements // spec.shape[0]
+        for landed in self.landed[lokr][name]:
+            height = landed.place.shape_in_folder(spec.shape)[0] if landed.place.form == "rows" else spec.shape[0]
+            top = landed.place.part * height
+            first, last = max(start // row, top), min(-(-stop // row), top + height)
+            if first >= last:
+                continue
+            delta = self._delta(lokr, landed).rows(first - top, last - top)
+            if weight != 1.0:
+                delta = delta.mul_(weight)
+            begin, end = max(start, first * row), min(stop, last * row)
+            here = value[begin - start : end - start]
+            here.add_(delta.flatten()[begin - first * row : end - first * row])
+        return value
+
+    def _delta(self, lokr: str, landed: Landed) -> Delta:
+        key = (lokr, landed.module)
+        if key not in self._deltas:
+            if len(self._deltas) >= KEPT_DELTAS:
+                self._deltas.clear()
+            self._deltas[key] = self._operands.lokrs[lokr].delta(landed.module, landed.place.form)
+        return self._deltas[key]
+
+    def _explain_not_finite(self, plan: Plan, name: str, start: int, stop: int) -> StageError:
+        for model in plan.program.models:
+            checkpoint = self._operands.models[model]
+            if not torch.isfinite(checkpoint.read_float32(name, start, stop)).all():
+                return StageError(f"{checkpoint.path}: tensor '{name}' holds NaN or inf; nothing was written")
+        return StageError(
+            f"tensor '{name}': the formula gives numbers too large for {plan.spec.dtype} there; take another precision or formula"
+        )
+
+    def _require_change(self, name: str, plan: Plan) -> None:
+        """Called when a tensor is complete.
+
+        Raises:
+            StageError: it is as in the first model though the models differ, or it is the last and nothing has changed.
+        """
+        if self._unchanged == "accept":
+            return
+        if plan.program is not None and not self._moved[name] and name != LOGIT_SCALE:  # no text encoder uses that one
+            differing = self._differing(plan.program, name, plan.spec)
+            if differing:
+                raise StageError(
+                    f"the formula leaves '{name}' as it is in {plan.first}, though {differing}; {ACCEPT} if that is meant"
+                )
+        merges = len(self._operands.models) + len(self._operands.lokrs) > 1
+        complete = not any(left for tensor, left in self._left.items() if tensor != LOGIT_SCALE)  # a folder has none
+        if merges and complete and not any(self._moved.values()):
+            first, checkpoint = next(iter(self._operands.models.items()))
+            raise StageError(f"the formula changes no tensor of {first} ({checkpoint.path}); {ACCEPT} if that is meant")
+
+    def _differing(self, program: Program, name: str, spec: TensorSpec) -> str | None:
+        """In words, which operand should have moved a tensor; None where all models have the same numbers."""
+        for lokr in program.lokrs:
+            if any(not self._delta(lokr, landed).is_zero for landed in self.landed[lokr][name]):
+                return f"modules of {lokr} change it"
+        first, *others = (self._operands.models[model] for model in program.models)
+        for model, other in zip(program.models[1:], others, strict=True):
+            for start, stop in runs(spec.elements, PIECE):
+                if not torch.equal(first.read_float32(name, start, stop), other.read_float32(name, start, stop)):
+                    return f"{program.models[0]} and {model} differ there"
+        return None
 
 
-def _by_component(counts: Counter[str]) -> dict[str, int]:
-    return {component: counts[component] for component in SINGLE_FILE_PREFIX}
-
-
-def land_modules(
-    base: Mapping[str, torch.Tensor], lokr: Mapping[str, LokrModule], layout: Layout, base_name: str, lokr_name: str
-) -> dict[str, list[tuple[LokrModule, Place]]]:
-    """{single-file name: the modules that change this tensor}; a fused in_proj takes up to three, one for each third.
-
-    Raises:
-        StageError: a module lands on no weight of the base, or two land on the same one.
-    """
-    places = lokr_places((name for name, tensor in base.items() if tensor.ndim > 1), layout)
-    landed: dict[str, list[tuple[LokrModule, Place]]] = {}
-    taken: dict[tuple[str, int], str] = {}
-    for module in lokr.values():
-        place = places.get(module.name)
-        if place is None:
-            raise StageError(
-                f"{lokr_name}: module '{module.name}' lands on no weight of {base_name}; was it trained on another architecture?"
-            )
-        other = taken.setdefault((place.name, place.part), module.name)
-        if other != module.name:
-            raise StageError(f"{lokr_name}: modules '{other}' and '{module.name}' both land on {place.name}; which one is meant?")
-        landed.setdefault(place.name, []).append((module, place))
-    return landed
-
-
-def _add_in_place(value: torch.Tensor, module: LokrModule, place: Place, weight: float, what: str) -> None:
-    """value + weight * delta on the rows of `place`; `value` is float32 and in the single file's form."""
-    rows = value.chunk(ROW_PARTS)[place.part] if place.form == "rows" else value
-    delta = module.delta()
-    if place.form == "transposed":
-        delta = delta.T
-    # A low-rank convolution comes as a matrix [out, in*k*k].
-    if delta.shape != rows.shape and delta.flatten(1).shape != rows.flatten(1).shape:
-        raise StageError(f"{what} gives a change of shape {list(delta.shape)}; {place.name} needs {list(rows.shape)}")
-    rows.copy_(rows + delta.reshape(rows.shape) * weight)
-
-
-def round_to(tensor: torch.Tensor, dtype: torch.dtype, what: str) -> torch.Tensor:
-    """The tensor in another precision, rounded once to nearest even.
-
-    Raises:
-        StageError: NaN or inf in it, or a value that the precision cannot hold; the text starts with `what`.
-    """
-    if not torch.isfinite(tensor).all():
-        raise StageError(f"{what} holds NaN or inf; nothing was written")
-    rounded = tensor.to(dtype)
-    if not torch.isfinite(rounded).all():
-        largest = tensor.float().abs().max().item()
-        raise StageError(f"{what}: {largest:.6g} does not fit {str(dtype).removeprefix('torch.')}; set merge.precision to fp32")
-    return rounded
+def _piece(spec: TensorSpec) -> int:
+    """How many elements are computed at once: whole rows where they are short enough."""
+    row = spec.elements // spec.shape[0] if spec.shape and spec.shape[0] else 1
+    return PIECE // row * row if 0 < row <= PIECE else PIECE

@@ -1,40 +1,45 @@
 """What stands in a single file's header, and the digests by which people name a file.
 
-ModelSpec 1.0.0 (Stability-AI/ModelSpec): `modelspec.hash_sha256` is 0x and the sha256 of everything after the header.
-AutoV2 (WebUI, Civitai) is the first ten digits of the whole file's sha256, so it changes with any metadata.
+ModelSpec 1.0.1 (Stability-AI/ModelSpec; as sd-scripts writes it): `modelspec.hash_sha256` is 0x and the sha256 of everything
+after the header. AutoV2 (WebUI, Civitai) is the first ten digits of the whole file's sha256, so it changes with any metadata.
 """
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-SPEC = "1.0.0"
+SPEC = "1.0.1"
 ARCHITECTURE = "stable-diffusion-xl-v1-base"
 IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 AUTOV2_DIGITS = 10
+SDXL_PREDICTION = "epsilon"
 
 
 def modelspec(
-    title: str, author: str, date: str, license: str, resolution: int, prediction_type: str, data_sha256: str
+    title: str, merged_from: str, resolution: int, prediction_type: str, data_sha256: str, stated: Mapping[str, str]
 ) -> dict[str, str]:
-    """ModelSpec's keys for an SDXL checkpoint; `date` is the recipe's, never the clock's; `resolution` in pixels a side."""
+    """ModelSpec's keys for an SDXL checkpoint.
+
+    Args:
+        merged_from: names of the models, with commas. resolution: pixels a side. data_sha256: of all after the header.
+        stated: what else the recipe states, by ModelSpec's name (author, date, license); a date is the recipe's, never
+            the clock's.
+    """
     return {
         "modelspec.sai_model_spec": SPEC,
         "modelspec.architecture": ARCHITECTURE,
         "modelspec.implementation": IMPLEMENTATION,
         "modelspec.title": title,
-        "modelspec.author": author,
-        "modelspec.date": date,
-        "modelspec.license": license,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.prediction_type": prediction_type,
+        "modelspec.merged_from": merged_from,
         "modelspec.hash_sha256": f"0x{data_sha256}",
+        **{f"modelspec.{key}": value for key, value in stated.items()},
     }
 
 
-def merge_recipe(formula: str, inputs: Mapping[str, str]) -> dict[str, str]:
-    """How the file was made: the formula and the sha256 of each model it names, as one JSON text."""
-    recipe: dict[str, Any] = {"formula": formula, "models": dict(inputs)}
+def merge_recipe(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """How the file was made (formula, precision, each model's sha256), as one JSON text."""
     return {"merge_recipe": json.dumps(recipe, sort_keys=True, ensure_ascii=False)}
 
 

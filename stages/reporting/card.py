@@ -13,7 +13,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from reporting.facts import extremes, report_facts
+from reporting.facts import base_models, extremes, report_facts
 from reporting.records import Inputs
 from reporting.wording import FILTERS
 
@@ -68,7 +68,7 @@ def front_matter(params: Params, inputs: Inputs) -> str:
         "language": ["en"],
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
-        "base_model": Path(params.base).name,
+        "base_model": names[0] if len(names := base_models(params)) == 1 else names,
         "base_model_relation": "finetune",
         "tags": [
             "text-to-image",

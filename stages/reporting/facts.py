@@ -1,5 +1,6 @@
 """What the card and the page both say, computed once from the parameters and the inputs."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,11 @@ def _any_text_factor(lokr: Lokr) -> bool:
     return lokr.text_attention > 0 or lokr.text_mlp > 0
 
 
+def base_models(params: Params) -> list[str]:
+    """The published models that the base is made of, by their names in its formula."""
+    return [name for name in params.models.files if re.search(rf"\b{name}\b", params.base.formula)]
+
+
 def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
     """The names that both templates use."""
     rules = profile(params.caption.profile)
@@ -134,7 +140,8 @@ def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
         "inputs": inputs,
         "scores": inputs.evaluation,
         "verdict": verdict(inputs),
-        "base_name": Path(params.base).name,
+        "base_name": ", ".join(base_models(params)),
+        "model_words": {"base": f"base, {', '.join(base_models(params))}", "trained": "trained weights"},
         "batch": batch_of(params, inputs),
         "optimizer": OPTIMIZER_WORDS[params.train.optimizer],
         "schedule": SCHEDULE_WORDS[params.train.schedule],

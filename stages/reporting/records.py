@@ -53,13 +53,10 @@ class SingleFile(Report):
     tensors: int
 
 
-class MergeInputDigests(Report):
-    base: str
-    trained: str
-
-
 class MergeInputs(Report):
-    sha256: MergeInputDigests
+    """sha256 of the formula's models, by name."""
+
+    sha256: dict[str, str]
 
 
 class Component(Report):
@@ -72,6 +69,8 @@ class MergeReport(Report):
     """reports/merge.json."""
 
     name: str
+    formula: str
+    dtype: str
     inputs: MergeInputs
     single_file: SingleFile
     components: dict[str, Component]

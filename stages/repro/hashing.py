@@ -1,15 +1,21 @@
 """sha256 of files and folders, and the manifest that stands beside each folder of data."""
 
+import contextlib
 import hashlib
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 from repro.errors import StageError
-from repro.outputs import json_text
+from repro.outputs import json_text, write_text
 
 MANIFEST_NAME = "MANIFEST.json"
+CACHE_NAME = "kohaku-repro"
 CHUNK = 1 << 20
+# A file changed within its file system's clock tick keeps its change time: younger ones are not remembered.
+SETTLED_NS = 2_000_000_000
 
 
 def sha256_file(path: Path) -> str:
@@ -18,6 +24,25 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def remembered_sha256(path: Path) -> str:
+    """sha256 of a big file from outside, computed once: remembered under the user's cache folder by the file's inode,
+    size, and times of last change. The change time is the kernel's, so a changed file is read again.
+    """
+    before = os.stat(path)
+    key = f"{before.st_dev} {before.st_ino} {before.st_size} {before.st_mtime_ns} {before.st_ctime_ns}"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    entry = Path(cache, CACHE_NAME, "sha256", hashlib.sha256(key.encode()).hexdigest())
+    with contextlib.suppress(OSError, ValueError):
+        known, digest = entry.read_text(encoding="ascii").split("\n")
+        if known == key and len(digest) == hashlib.sha256().digest_size * 2:
+            return digest
+    digest = sha256_file(path)
+    if time.time_ns() - before.st_ctime_ns > SETTLED_NS:
+        with contextlib.suppress(OSError):  # a machine without a writable home merely hashes again
+            write_text(entry, f"{key}\n{digest}")
+    return digest
 
 
 def sha256_json(value: Any) -> str:

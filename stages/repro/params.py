@@ -297,10 +297,42 @@ class Train(Section):
         return self
 
 
-class Merge(Section):
+FORMULA_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+OWN_MODELS = ("base", "trained")
+
+
+class Models(Section):
+    """The published checkpoints that the formulas name: `files` in `folder`, which DVC follows as one."""
+
+    folder: str
+    files: dict[Annotated[str, Field(pattern=f"^{FORMULA_NAME}$")], str]
+
+    @model_validator(mode="after")
+    def _free_names(self) -> "Models":
+        taken = [name for name in OWN_MODELS if name in self.files]
+        if taken:
+            raise ValueError(f"'{taken[0]}' is this run's own model in merge.formula; choose another name")
+        return self
+
+
+class FormulaSection(Section):
+    """A formula (checkpoints/formula.py) and what it may do: see `python stages/merge.py --help`."""
+
+    formula: str
+    unmatched: Literal["refuse", "copy", "drop"]
+    unchanged: Literal["refuse", "accept"]
+
+
+class Base(FormulaSection):
+    """The model that training starts from, of `models`; written as fp16."""
+
+
+class Merge(FormulaSection):
+    """The published model, of `base`, `trained` and `models`."""
+
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-    lokr_weight: float
-    precision: Literal["fp16", "fp32"]
+    dtype: Literal["fp16", "bf16", "fp32", "fp8"]
+    fp8_tensors: Literal["all", "linear-and-conv"]
     title: str
     author: str
     date: str
@@ -359,7 +391,8 @@ class Params(Section):
     seed: Annotated[int, Field(ge=0)]
     lr: Positive
     te_lr: Annotated[float, Field(ge=0)]
-    base: str
+    models: Models
+    base: Base
     ingest: Ingest
     select: Select
     filter: Filter

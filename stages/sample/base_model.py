@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from repro.outputs import json_text, whole_folder
-from repro.tensorfile import write_tensors
+from repro.tensorfile import spec_of, tensor_bytes, write_tensors
 
 import torch
 from diffusers import AutoencoderKL
 
-from checkpoints.diffusers_folder import PIPELINE, WEIGHTS, read_folder, write_folder
+from checkpoints.diffusers_folder import PIPELINE, WEIGHTS, open_folder, write_folder
 from sample.architecture import make_scheduler, make_text_encoders, make_unet
 from sample.tokenizers import write_tokenizers
 
@@ -60,13 +60,15 @@ def write_trained(folder: Path, start: Path, trained: Mapping[str, torch.Tensor]
 
     Rows of the token embeddings that training left as they were are scaled by `unseen_token_scale`.
     """
-    model = read_folder(start)
+    folder_of_start = open_folder(start)
     models = {
-        component: {name: trained.get(f"{component}.{name}", tensor).half() for name, tensor in tensors.items()}
-        for component, tensors in model.models.items()
+        component: {name: trained.get(f"{component}.{name}", file.whole(inner)).half() for name, (file, inner) in tensors.items()}
+        for component, tensors in folder_of_start.tensors.items()
     }
     for component in ("text_encoder", "text_encoder_2"):
-        drawn, tokens = model.models[component][TOKENS].half(), models[component][TOKENS]
+        file, inner = folder_of_start.tensors[component][TOKENS]
+        drawn, tokens = file.whole(inner).half(), models[component][TOKENS]
         unseen = (tokens == drawn).all(dim=1, keepdim=True)
         models[component][TOKENS] = torch.where(unseen, (tokens.float() * unseen_token_scale).half(), tokens)
-    write_folder(folder, model, models)
+    specs = {component: {name: spec_of(tensor) for name, tensor in tensors.items()} for component, tensors in models.items()}
+    write_folder(folder, folder_of_start.configs, specs, lambda component, name: [tensor_bytes(models[component][name])])

@@ -1,91 +1,88 @@
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from repro import numerics
 from repro.errors import StageError
+from repro.tensorfile import TensorSpec, spec_of
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionXLPipeline
+from real_sdxl import meta_modules, real_sdxl_configs
+from safetensors.torch import load_file
 from small_sdxl import write_small_sdxl
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from tiny_checkpoints import same
 
-from checkpoints.diffusers_folder import read_folder
+from checkpoints.checkpoint import Checkpoint
+from checkpoints.diffusers_folder import WEIGHTS, read_configs
 from checkpoints.keymap import (
+    EMBEDDINGS,
     LOGIT_SCALE,
     SDXL,
     Architecture,
     Layout,
-    Tensors,
+    Specs,
     component_of,
     lokr_places,
     to_diffusers,
     to_single_file,
 )
-from checkpoints.merging import round_to
+from checkpoints.layouts import write_diffusers, write_single_file
 
 # Names and shapes of SDXL's single file as sd-mecha 1.1.8 lists them (sdxl-sgm, without position ids and schedule tables).
 SDXL_NAMES_AND_SHAPES = "ee6d8435b5310eab19701490cac32617bef482fc5d9d2aa780c11dc8627e990c"
+SAMPLE_BASE = Path("models/sample-base")
+Models = dict[str, dict[str, TensorSpec]]
 
 
 @pytest.fixture(scope="module")
-def real_sdxl() -> tuple[dict[str, Tensors], Architecture]:
+def real_sdxl() -> tuple[Models, Architecture]:
     """Tensors without memory of stabilityai/stable-diffusion-xl-base-1.0, from its configs."""
-    with torch.device("meta"):
-        modules = {
-            "unet": UNet2DConditionModel(
-                sample_size=128,
-                block_out_channels=(320, 640, 1280),
-                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-                transformer_layers_per_block=(1, 2, 10),
-                attention_head_dim=(5, 10, 20),
-                cross_attention_dim=2048,
-                use_linear_projection=True,
-                addition_embed_type="text_time",
-                addition_time_embed_dim=256,
-                projection_class_embeddings_input_dim=2816,
-            ),
-            "text_encoder": CLIPTextModel(clip_config(768, layers=12, heads=12)),
-            "text_encoder_2": CLIPTextModelWithProjection(clip_config(1280, layers=32, heads=20)),
-            "vae": AutoencoderKL(
-                block_out_channels=(128, 256, 512, 512),
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                layers_per_block=2,
-            ),
-        }
-    tensors = {component: dict(module.state_dict()) for component, module in modules.items()}
-    configs = {component: dict(module.config.items()) for component, module in modules.items() if component in ("unet", "vae")}
-    configs["text_encoder_2"] = modules["text_encoder_2"].config.to_dict()
-    return tensors, Architecture.from_configs(configs)
+    configs = real_sdxl_configs()
+    modules = meta_modules(configs)
+    specs = {c: {name: spec_of(tensor) for name, tensor in module.state_dict().items()} for c, module in modules.items()}
+    return specs, Architecture.from_configs(configs)
 
 
-def clip_config(width: int, layers: int, heads: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        hidden_size=width,
-        intermediate_size=4 * width,
-        projection_dim=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-    )
+def single_specs(models: Mapping[str, Specs], layout: Layout) -> dict[str, TensorSpec]:
+    return {name: tensor.spec for name, tensor in to_single_file(models, layout).items()}
 
 
-def shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+def folder_specs(single: Specs, layout: Layout) -> Models:
+    return {c: {name: tensor.spec for name, tensor in t.items()} for c, t in to_diffusers(single, layout).items()}
 
 
-def test_real_sdxl_maps_to_the_2514_names_of_its_single_file(real_sdxl: tuple[dict[str, Tensors], Architecture]) -> None:
-    tensors, architecture = real_sdxl
+def test_real_sdxl_maps_to_the_2514_names_of_its_single_file(real_sdxl: tuple[Models, Architecture]) -> None:
+    models, architecture = real_sdxl
     assert architecture == SDXL
-    assert {c: len(t) for c, t in tensors.items()} == {"unet": 1680, "text_encoder": 196, "text_encoder_2": 517, "vae": 248}
-    single = to_single_file(tensors, Layout(architecture))
+    assert {c: len(t) for c, t in models.items()} == {"unet": 1680, "text_encoder": 196, "text_encoder_2": 517, "vae": 248}
+    single = single_specs(models, Layout(architecture))
     assert len(single) == 2514
-    listed = "\n".join(sorted(f"{name} {list(tensor.shape)}" for name, tensor in single.items()))
+    listed = "\n".join(sorted(f"{name} {list(spec.shape)}" for name, spec in single.items()))
     assert hashlib.sha256(listed.encode()).hexdigest() == SDXL_NAMES_AND_SHAPES
-    back = to_diffusers(single, Layout(architecture))
-    assert {c: shapes(t) for c, t in back.items()} == {c: shapes(t) for c, t in tensors.items()}
+    assert folder_specs(single, Layout(architecture)) == models
+
+
+def test_position_ids_of_the_first_text_encoder_are_the_2515th(real_sdxl: tuple[Models, Architecture]) -> None:
+    ids = {"text_model.embeddings.position_ids": TensorSpec("I64", (1, 77))}
+    models = real_sdxl[0] | {"text_encoder": real_sdxl[0]["text_encoder"] | ids}
+    single = single_specs(models, Layout())
+    assert len(single) == 2515
+    assert single["conditioner.embedders.0.transformer.text_model.embeddings.position_ids"] == TensorSpec("I64", (1, 77))
+    assert folder_specs(single, Layout()) == models
+
+
+def test_names_of_real_sdxl_tell_its_architecture(real_sdxl: tuple[Models, Architecture]) -> None:
+    names = single_specs(real_sdxl[0], Layout()).keys()
+    assert Architecture.from_names(names) == SDXL
+    unet, *others = ([n for n in names if component_of(n) == component] for component in WEIGHTS)
+    assert Architecture.from_names(unet) == SDXL  # what a part does not show is taken as in SDXL
+    no_attention = replace(SDXL, unet_up_attention=(False, False, False))
+    assert [Architecture.from_names(part) for part in others] == [no_attention] * 3
+    assert set(EMBEDDINGS) <= names
 
 
 @pytest.fixture(scope="module")
@@ -93,57 +90,86 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_sdxl(tmp_path_factory.mktemp("small") / "base", seed=3)
 
 
-def test_round_trip_of_a_model_is_the_identity(small_folder: Path) -> None:
-    model = read_folder(small_folder)
-    layout = Layout(Architecture.from_configs(model.configs))
-    single = to_single_file(model.models, layout)
-    back = to_diffusers(single, layout)
-    assert {c: set(t) for c, t in back.items()} == {c: set(t) for c, t in model.models.items()}
-    for component, tensors in model.models.items():
-        assert all(torch.equal(back[component][name], tensor) for name, tensor in tensors.items())
-    again = to_single_file(back, layout)
-    assert again.keys() == single.keys() and all(torch.equal(again[name], single[name]) for name in single)
+@pytest.fixture(scope="module")
+def small_single_file(small_folder: Path) -> Path:
+    path = small_folder.with_name("base.safetensors")
+    write_single_file(path, Checkpoint(small_folder), lambda _: {})
+    return path
 
 
-def test_diffusers_reads_the_same_tensors_from_the_single_file(small_folder: Path, tmp_path: Path) -> None:
-    from repro.tensorfile import write_tensors
+@pytest.fixture
+def small_specs(small_folder: Path) -> tuple[Models, Layout]:
+    checkpoint = Checkpoint(small_folder)
+    layout = Layout(Architecture.from_configs(checkpoint.configs.configs))
+    return folder_specs(checkpoint.specs, layout), layout
 
+
+@pytest.mark.parametrize("levels", [2, 3])
+def test_names_of_small_models_tell_their_architecture(small_folder: Path, levels: int) -> None:
+    checkpoint = Checkpoint({2: SAMPLE_BASE, 3: small_folder}[levels])
+    architecture = Architecture.from_names(checkpoint.specs.keys())
+    assert architecture == Architecture.from_configs(checkpoint.configs.configs) != SDXL
+    assert architecture.unet_levels == levels
+
+
+@pytest.mark.golden
+def test_names_of_a_part_of_sdxl_tell_its_architecture(golden: Path) -> None:
+    specs = Checkpoint(golden / "merge" / "in_base7.safetensors").specs
+    assert len(specs) == 81
+    architecture = Architecture.from_names(specs.keys())
+    assert architecture == replace(SDXL, text_encoder_2_layers=1)  # of its 32 layers it has the first
+    assert to_diffusers(specs, Layout(architecture)) == to_diffusers(specs, Layout(SDXL))
+
+
+@pytest.mark.parametrize("which", ["small", "sample"])
+def test_round_trip_of_a_model_is_the_identity(small_folder: Path, tmp_path: Path, which: str) -> None:
+    folder = {"small": small_folder, "sample": SAMPLE_BASE}[which]
+    configs = read_configs(folder)
+    files = [tmp_path / f"{n}.safetensors" for n in range(2)]
+    write_single_file(files[0], Checkpoint(folder), lambda _: {})
+    write_diffusers(tmp_path / "back", Checkpoint(files[0]), configs)
+    write_single_file(files[1], Checkpoint(tmp_path / "back"), lambda _: {})
+    assert files[0].read_bytes() == files[1].read_bytes()
+    for component, weights in WEIGHTS.items():
+        assert same(load_file(tmp_path / "back" / component / weights), load_file(folder / component / weights))
+    write_diffusers(tmp_path / "again", Checkpoint(files[1]), configs)
+    assert tree(tmp_path / "again") == tree(tmp_path / "back")
+    assert which != "sample" or tree(tmp_path / "back") == tree(folder)  # that one was written canonically
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_diffusers_reads_the_same_tensors_from_the_single_file(small_folder: Path, small_single_file: Path) -> None:
     numerics.fix_torch()
-    model = read_folder(small_folder)
-    path = tmp_path / "model.safetensors"
-    write_tensors(path, to_single_file(model.models, Layout(Architecture.from_configs(model.configs))))
     options = {"local_files_only": True, "torch_dtype": torch.float16}
-    from_file = StableDiffusionXLPipeline.from_single_file(str(path), config=str(small_folder), **options)
+    from_file = StableDiffusionXLPipeline.from_single_file(str(small_single_file), config=str(small_folder), **options)
     from_folder = StableDiffusionXLPipeline.from_pretrained(small_folder, **options)
-    for component in model.models:
+    for component in WEIGHTS:
         ours, theirs = (getattr(pipeline, component).state_dict() for pipeline in (from_file, from_folder))
         assert ours.keys() == theirs.keys()
         assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
-def test_logit_scale_is_the_log_of_100(small_folder: Path) -> None:
-    model = read_folder(small_folder)
-    scale = to_single_file(model.models, Layout(Architecture.from_configs(model.configs)))[LOGIT_SCALE]
+def test_logit_scale_is_the_log_of_100(small_single_file: Path) -> None:
+    scale = load_file(small_single_file)[LOGIT_SCALE]
     assert scale.shape == () and scale.dtype == torch.float16
     assert scale.item() == pytest.approx(4.6052, abs=2e-3)
 
 
 @pytest.mark.golden
-def test_every_module_of_kohyas_sdxl_lokr_has_a_place_of_its_own(
-    golden: Path, real_sdxl: tuple[dict[str, Tensors], Architecture]
-) -> None:
+def test_every_module_of_kohyas_sdxl_lokr_has_a_place_of_its_own(golden: Path, real_sdxl: tuple[Models, Architecture]) -> None:
     keys = json.loads((golden / "train" / "lokr_keys_sdxl.json").read_text())["keys"]
-    single = to_single_file(real_sdxl[0], Layout())
-    places = lokr_places([name for name, tensor in single.items() if tensor.ndim > 1], Layout())
+    single = single_specs(real_sdxl[0], Layout())
+    places = lokr_places([name for name, spec in single.items() if len(spec.shape) > 1], Layout())
     names = {key.split(".")[0] for key in keys}
     assert len(names) == 1052 and names <= places.keys()
     assert len({(places[name].name, places[name].part) for name in names}) == 1052
     for name in names:
         w1, w2 = keys[f"{name}.lokr_w1"], keys[f"{name}.lokr_w2"]
-        target = list(single[places[name].name].shape)
-        if places[name].form == "rows":
-            target[0] //= 3
-        assert [w1[0] * w2[0], w1[1] * w2[1], *w2[2:]] == target
+        target = places[name].shape_in_folder(single[places[name].name].shape)
+        assert (w1[0] * w2[0], w1[1] * w2[1], *w2[2:]) == target
 
 
 def test_lokr_names_of_one_weight_in_all_spellings() -> None:
@@ -167,29 +193,85 @@ def test_lokr_names_of_one_weight_in_all_spellings() -> None:
     }
 
 
-def test_a_tensor_without_a_place_is_named(small_folder: Path) -> None:
-    model = read_folder(small_folder)
-    layout = Layout(Architecture.from_configs(model.configs))
-    model.models["unet"]["down_blocks.0.motion_modules.0.proj_in.weight"] = torch.zeros(2, 2)
+def test_a_tensor_without_a_place_is_named(small_specs: tuple[Models, Layout]) -> None:
+    models, layout = small_specs
+    models["unet"]["down_blocks.0.motion_modules.0.proj_in.weight"] = TensorSpec("F16", (2, 2))
     with pytest.raises(StageError, match=r"unet.*down_blocks\.0\.motion_modules\.0\.proj_in\.weight"):
-        to_single_file(model.models, layout)
+        to_single_file(models, layout)
     with pytest.raises(StageError, match="cond_stage_model"):
-        to_diffusers({"cond_stage_model.transformer.x": torch.zeros(1)}, layout)
+        to_diffusers({"cond_stage_model.transformer.x": TensorSpec("F16", (1,))}, layout)
 
 
-def test_a_missing_part_of_in_proj_is_named(small_folder: Path) -> None:
-    model = read_folder(small_folder)
-    del model.models["text_encoder_2"]["text_model.encoder.layers.1.self_attn.k_proj.weight"]
-    with pytest.raises(StageError, match=r"resblocks\.1\.attn\.in_proj_weight"):
-        to_single_file(model.models, Layout(Architecture.from_configs(model.configs)))
+@pytest.mark.parametrize("kind", ["weight", "bias"])
+@pytest.mark.parametrize("matrix", "qkv")
+def test_a_missing_part_of_in_proj_is_named(small_specs: tuple[Models, Layout], matrix: str, kind: str) -> None:
+    models, layout = small_specs
+    del models["text_encoder_2"][f"text_model.encoder.layers.1.self_attn.{matrix}_proj.{kind}"]
+    with pytest.raises(StageError, match=rf"resblocks\.1\.attn\.in_proj_{kind} needs q_proj, k_proj and v_proj"):
+        to_single_file(models, layout)
+
+
+@pytest.mark.parametrize(
+    "component, name, shape, complaint",
+    [
+        ("text_encoder_2", "text_model.encoder.layers.0.self_attn.k_proj.weight", (32, 64), r"in_proj_weight needs .* one shape"),
+        ("text_encoder_2", "text_model.encoder.layers.0.self_attn.v_proj.bias", (65,), r"in_proj_bias needs .* one shape"),
+        ("text_encoder_2", "text_projection.weight", (4096,), r"'text_projection\.weight' has shape \[4096\]; expected a matrix"),
+        ("vae", "encoder.mid_block.attentions.0.to_q.weight", (64, 64, 1), r"to_q\.weight' has shape \[64, 64, 1\]"),
+    ],
+)
+def test_a_folders_tensor_of_a_wrong_form_is_named(
+    small_specs: tuple[Models, Layout], component: str, name: str, shape: tuple[int, ...], complaint: str
+) -> None:
+    models, layout = small_specs
+    assert name in models[component]
+    models[component][name] = TensorSpec("F16", shape)
+    with pytest.raises(StageError, match=complaint):
+        to_single_file(models, layout)
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("first_stage_model.encoder.mid.attn_1.q.weight", (8, 8)),
+        ("first_stage_model.encoder.mid.attn_1.k.weight", (8, 8, 3, 3)),
+        ("first_stage_model.decoder.mid.attn_1.proj_out.weight", (8, 8, 1)),
+        ("conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight", (10, 4)),
+        ("conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_bias", ()),
+        ("conditioner.embedders.1.model.text_projection", (8,)),
+        ("conditioner.embedders.1.model.text_projection", (8, 8, 1)),
+    ],
+)
+def test_a_single_files_tensor_of_a_wrong_form_is_named(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(StageError, match=r"has shape \[.*not that of SDXL's single-file layout") as error:
+        to_diffusers({name: TensorSpec("F16", shape)}, Layout())
+    assert f"'{name}' has shape {list(shape)}" in str(error.value)
+
+
+def test_forms_change_shapes_as_they_should() -> None:
+    single = {
+        "first_stage_model.encoder.mid.attn_1.q.weight": TensorSpec("F32", (8, 9, 1, 1)),
+        "first_stage_model.encoder.mid.attn_1.q.bias": TensorSpec("F32", (8,)),
+        "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight": TensorSpec("BF16", (12, 5)),
+        "conditioner.embedders.1.model.text_projection": TensorSpec("F16", (8, 6)),
+        LOGIT_SCALE: TensorSpec("F16", (1,)),
+    }
+    layer = "text_model.encoder.layers.0.self_attn."
+    assert folder_specs(single, Layout()) == {
+        "unet": {},
+        "text_encoder": {},
+        "text_encoder_2": {
+            **{f"{layer}{matrix}_proj.weight": TensorSpec("BF16", (4, 5)) for matrix in "qkv"},
+            "text_projection.weight": TensorSpec("F16", (6, 8)),
+        },
+        "vae": {
+            "encoder.mid_block.attentions.0.to_q.weight": TensorSpec("F32", (8, 9)),
+            "encoder.mid_block.attentions.0.to_q.bias": TensorSpec("F32", (8,)),
+        },
+    }
 
 
 def test_component_of_a_name() -> None:
     assert component_of("model.diffusion_model.out.2.bias") == "unet"
     assert component_of("conditioner.embedders.1.model.ln_final.bias") == "text_encoder_2"
     assert component_of("alphas_cumprod") is None
-
-
-def test_rounding_is_to_nearest_even() -> None:
-    ties = torch.tensor([2049.0, 2051.0, -2049.0])
-    assert round_to(ties, torch.float16, "x").tolist() == [2048.0, 2052.0, -2048.0]

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import pwd
 from pathlib import Path
 
+from repro import hashing
 from repro.errors import StageError
 from repro.hashing import (
     MANIFEST_NAME,
@@ -12,6 +14,7 @@ from repro.hashing import (
     hash_tree,
     manifest_revision,
     refuse_foreign_folder,
+    remembered_sha256,
     sha256_file,
     sha256_json,
     write_manifest,
@@ -106,3 +109,120 @@ def test_a_file_or_a_link_is_no_place_for_a_folder(tmp_path):
     for name in ("file", "link"):
         with pytest.raises(StageError, match=f"{name}: a {name}, but a stage writes a folder there"):
             refuse_foreign_folder(tmp_path / name)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of remembered digests, at first not there; files are remembered at once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(hashing, "SETTLED_NS", 0)
+    return tmp_path / "cache" / hashing.CACHE_NAME / "sha256"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bytes(range(256)) * 9000)
+    return path
+
+
+def falsify(entry: Path) -> str:
+    """Puts another digest into an entry, to show whether it is used."""
+    key, digest = entry.read_text().split("\n")
+    entry.write_text(f"{key}\n{digest[::-1]}")
+    return digest[::-1]
+
+
+def test_a_remembered_digest_is_the_files(cache: Path, model: Path) -> None:
+    assert remembered_sha256(model) == remembered_sha256(model) == sha256_file(model)
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_remembered_file_is_not_read_again(cache: Path, model: Path) -> None:
+    remembered_sha256(model)
+    (entry,) = cache.iterdir()
+    other = falsify(entry)
+    assert remembered_sha256(model) == other != sha256_file(model)
+
+
+def test_a_changed_file_of_the_same_size_and_time_is_read_again(cache: Path, model: Path) -> None:
+    before, times = remembered_sha256(model), model.stat()
+    with open(model, "r+b") as file:
+        file.write(b"changed")
+    os.utime(model, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert model.stat().st_mtime_ns == times.st_mtime_ns and model.stat().st_size == times.st_size
+    assert before != remembered_sha256(model) == sha256_file(model)
+
+
+def test_another_file_under_the_same_name_is_read_again(cache: Path, model: Path) -> None:
+    before, times = remembered_sha256(model), model.stat()
+    other = model.with_name("other")
+    other.write_bytes(model.read_bytes()[::-1])
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    os.replace(other, model)
+    assert before != remembered_sha256(model) == sha256_file(model)
+
+
+def test_a_file_that_has_just_changed_is_not_remembered(cache: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parents[1]))
+    os.utime(model, ns=(0, 0))  # its time may say what it likes: the change just now counts
+    assert remembered_sha256(model) == sha256_file(model)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("broken", ["empty", "cut", "other key", "no digest", "bytes", "long", "folder"])
+def test_a_broken_entry_is_ignored(cache: Path, model: Path, broken: str) -> None:
+    digest = remembered_sha256(model)
+    (entry,) = cache.iterdir()
+    key, whole = entry.read_text(), entry.read_bytes()
+    wrong = "0" * 64
+    contents = {
+        "empty": b"",
+        "cut": whole[:-1],
+        "other key": f"1 {key.splitlines()[0]}\n{wrong}".encode(),
+        "no digest": key.splitlines()[0].encode(),
+        "bytes": b"\xff" + whole,
+        "long": whole + b"\n" + wrong.encode(),
+    }
+    if broken == "folder":
+        entry.unlink()
+        entry.mkdir()
+    else:
+        entry.write_bytes(contents[broken])
+    assert remembered_sha256(model) == digest == sha256_file(model)
+    assert broken == "folder" or entry.read_bytes() == whole  # made anew
+
+
+def test_without_a_folder_to_write_to_the_file_is_read_each_time(
+    cache: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.parents[1].write_text("a file where the folder should be")
+    assert remembered_sha256(model) == sha256_file(model)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert remembered_sha256(model) == sha256_file(model)
+
+
+def test_without_a_home_the_file_is_read_each_time(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user may have neither HOME nor a line in /etc/passwd."""
+
+    def unknown(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert remembered_sha256(model) == sha256_file(model)
+
+
+def test_the_cache_stands_in_the_home_by_default(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(hashing, "SETTLED_NS", 0)
+    remembered_sha256(model)
+    assert len(list((tmp_path / "home" / ".cache" / hashing.CACHE_NAME / "sha256").iterdir())) == 1
+
+
+def test_a_missing_file_is_an_error_of_the_file(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
+        remembered_sha256(tmp_path / "none.safetensors")

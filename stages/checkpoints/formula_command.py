@@ -1,0 +1,110 @@
+"""What merge.py and make_base.py share: a formula and its models from the command line or from the parameters."""
+
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.errors import StageError
+from repro.params import FORMULA_NAME, FormulaSection, Models
+
+from checkpoints.diffusers_folder import FolderConfigs, read_configs
+from checkpoints.formula import Formula, parse_formula
+from checkpoints.merging import Merge
+from checkpoints.operands import Operands, open_operands
+from checkpoints.rounding import Precision
+
+
+@dataclass(frozen=True)
+class FormulaJob:
+    """A formula, the files that its names mean, and what is let pass (see `Merge`)."""
+
+    formula: Formula
+    paths: Mapping[str, Path]
+    unmatched: str
+    unchanged: str
+    configs_folder: Path | None
+
+    def open(self) -> Operands:
+        return open_operands(self.formula, self.paths)
+
+    def merge(self, operands: Operands, precision: Precision) -> Merge:
+        return Merge(self.formula, operands, precision, self.unmatched, self.unchanged, show_progress=True)
+
+    def configs(self, operands: Operands) -> FolderConfigs | None:
+        """Configs and tokenizers: of the named folder, the formula's first model that is one, or the first one listed."""
+        if self.configs_folder:
+            return read_configs(self.configs_folder)
+        of_formula = next((model.configs for model in operands.models.values() if model.configs), None)
+        listed = next((path for path in self.paths.values() if path.is_dir()), None)
+        return of_formula or (read_configs(listed) if listed else None)
+
+    def needed_configs(self, operands: Operands) -> FolderConfigs:
+        """As `configs`.
+
+        Raises:
+            StageError: there are none.
+        """
+        configs = self.configs(operands)
+        if configs is None:
+            raise StageError(
+                "a diffusers output needs configs and tokenizers, and all models are single files; add --configs FOLDER"
+            )
+        return configs
+
+
+def add_formula_options(parser: argparse.ArgumentParser, section: str) -> None:
+    parser.add_argument("--formula", help=f"instead of {section}.formula; then nothing is taken from the parameter file")
+    parser.add_argument(
+        "--model", dest="models", action="append", default=[], metavar="NAME=PATH",
+        help="a model of the formula: single file, diffusers folder, or LoKr file; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--unmatched", choices=("refuse", "copy", "drop"),
+        help="float tensors that not all models have: refuse (default), copy from the first that has them, or drop",
+    )  # fmt: skip
+    parser.add_argument(
+        "--unchanged", choices=("refuse", "accept"),
+        help="tensors that the formula leaves as they are though the models differ there: refuse (default) or accept",
+    )  # fmt: skip
+    parser.add_argument(
+        "--configs", type=Path, metavar="FOLDER",
+        help="diffusers folder whose configs and tokenizers a diffusers output takes (default: the formula's first model"
+        " that is one, else the first that is listed)",
+    )  # fmt: skip
+    parser.add_argument("--explain", action="store_true", help="only print the blocks and what is computed for each tensor")
+
+
+def formula_job(args: argparse.Namespace, section: FormulaSection | None, models: Models | None) -> FormulaJob:
+    """The job of a command line; `section` and `models` are the parameters', None where `--formula` stands.
+
+    Raises:
+        StageError: a formula or a model that is not written as it should be, or a model that the formula does not name.
+    """
+    given = dict(_named_path(text) for text in args.models)
+    if len(given) < len(args.models):
+        raise StageError("--model: a name stands twice")
+    formula = parse_formula(section.formula if section else args.formula)
+    if section is None:
+        unused = given.keys() - {*formula.models, *formula.lokrs}
+        if unused:
+            raise StageError(f"--model {min(unused)}: the formula names no such model")
+    listed = {name: Path(models.folder, file) for name, file in models.files.items()} if models else {}
+    doubled = given.keys() & listed.keys()
+    if doubled:
+        raise StageError(f"models.files: '{min(doubled)}' is the stage's own model; choose another name")
+    return FormulaJob(
+        formula,
+        listed | given,
+        args.unmatched or (section.unmatched if section else "refuse"),
+        args.unchanged or (section.unchanged if section else "refuse"),
+        args.configs,
+    )
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not equals or not path or not re.fullmatch(FORMULA_NAME, name):
+        raise StageError(f"--model {text}: write it as NAME=PATH, NAME of letters, digits and underscores")
+    return name, Path(path)

@@ -1,0 +1,74 @@
+"""Writing a model's tensors in either layout: SDXL's single file, or a diffusers folder."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from repro.errors import StageError
+from repro.tensorfile import TensorSpec, stream_tensors, torch_dtypes
+
+import torch
+
+from checkpoints.diffusers_folder import FolderConfigs, write_folder
+from checkpoints.keymap import TEXT_ENCODER_2_IN_PROJ, Architecture, FolderTensor, Layout, to_diffusers
+from checkpoints.sdxl_shapes import expected_shapes
+
+
+class TensorSource(Protocol):
+    """A model by single-file names: a Checkpoint or a Merge."""
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]: ...
+
+    def chunks(self, name: str, part: int = 0, parts: int = 1) -> Iterator[memoryview]:
+        """The bytes of a tensor, or of one of `parts` equal runs of its rows, in pieces."""
+
+
+def write_single_file(path: Path, source: TensorSource, metadata: Callable[[str], Mapping[str, str]]) -> str:
+    """Write SDXL's single file whole; returns the data section's sha256. `metadata`: see `stream_tensors`."""
+    return stream_tensors(path, source.specs, source.chunks, metadata)
+
+
+def write_diffusers(target: Path, source: TensorSource, configs: FolderConfigs) -> None:
+    """Write a diffusers folder whole.
+
+    Raises:
+        StageError: a tensor that SDXL's layout does not have, or configs of another model.
+    """
+    models = to_diffusers(source.specs, Layout(Architecture.from_names(source.specs.keys())))
+    specs = {component: {name: tensor.spec for name, tensor in tensors.items()} for component, tensors in models.items()}
+    require_configs(configs, specs)
+    write_folder(target, configs, specs, lambda component, name: _folder_chunks(source, models[component][name]))
+
+
+def _folder_chunks(source: TensorSource, tensor: FolderTensor) -> Iterator[memoryview]:
+    place = tensor.place
+    if place.form == "rows":
+        yield from source.chunks(place.name, place.part, len(TEXT_ENCODER_2_IN_PROJ))
+    elif place.form == "transposed":
+        matrix = torch.frombuffer(bytearray().join(source.chunks(place.name)), dtype=torch.uint8)
+        rows = matrix.view(torch_dtypes()[tensor.spec.dtype]).reshape(tensor.spec.shape[::-1])
+        yield memoryview(rows.T.contiguous().flatten().view(torch.uint8).numpy())
+    else:
+        yield from source.chunks(place.name)
+
+
+def require_configs(configs: FolderConfigs, models: Mapping[str, Mapping[str, TensorSpec]]) -> None:
+    """Check that a folder's configs are those of the tensors that are to stand beside them.
+
+    Raises:
+        StageError: a tensor that the configs call for is missing, has another shape, or is one too many.
+    """
+    for component, expected in expected_shapes(configs.configs, str(configs.folder)).items():
+        floats = {name: spec.shape for name, spec in models[component].items() if spec.is_float}
+        for name in sorted(expected.keys() | floats.keys()):
+            needed, found = expected.get(name), floats.get(name)
+            if needed != found:
+                raise StageError(
+                    f"{configs.folder / component / 'config.json'} calls for {_tensor(name, needed)}; the model has"
+                    f" {_tensor(name, found)}: give the configs of this model (--configs)"
+                )
+
+
+def _tensor(name: str, shape: tuple[int, ...] | None) -> str:
+    return f"no tensor '{name}'" if shape is None else f"'{name}' of shape {list(shape)}"
