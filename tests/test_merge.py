@@ -206,6 +206,19 @@ def test_every_precision(tiny: dict[str, Path], tmp_path: Path, dtype: str, stor
         assert {file.get_slice(name).get_dtype() for name in file.keys()} == {stored, "I64"}  # noqa: SIM118
 
 
+@pytest.mark.parametrize("tensors", ["all", "linear-and-conv"])
+def test_fp8_opens_in_diffusers_from_both_layouts(base: Path, tmp_path: Path, tensors: str) -> None:
+    single, folder = tmp_path / "m.safetensors", tmp_path / "m"
+    fp8 = ("--dtype", "fp8", "--fp8-tensors", tensors)
+    result = run_script("merge.py", "--formula", "m", "--model", f"m={base}", "--out", single, "--layout", "both", *fp8)
+    assert result.returncode == 0, result.stderr
+    from_folder = StableDiffusionXLPipeline.from_pretrained(folder, **OFFLINE).to(torch.float32)
+    from_file = StableDiffusionXLPipeline.from_single_file(str(single), config=str(folder), **OFFLINE)
+    assert picture(from_folder).tobytes() == picture(from_file).tobytes()
+    bias = load_file(single)[TIME.replace("weight", "bias")]
+    assert bias.dtype == (torch.float8_e4m3fn if tensors == "all" else torch.float16)
+
+
 def test_explain_computes_nothing(tiny: dict[str, Path], tmp_path: Path) -> None:
     weights = ", ".join(str(n / 100) for n in range(20))
     before = sorted(tmp_path.iterdir())

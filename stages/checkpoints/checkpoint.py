@@ -53,7 +53,6 @@ class Checkpoint:
         if self.path.is_dir():
             folder = open_folder(self.path)
             self.configs = folder.configs
-            self._hashes = folder.weight_hashes
             self._tensors = folder.tensors
             self._single = self._of_folder(folder)
             self._digest: str | None = folder.sha256

@@ -177,7 +177,15 @@ def _with_dtype(config: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> d
     return {key: name if key in ("dtype", "torch_dtype") else value for key, value in config.items()}
 
 
-TORCH_NAMES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16", "F8_E4M3": "float8_e4m3fn"}
+# What transformers computes in; it can make no model of fp8 tensors.
+TORCH_NAMES = {
+    "F64": "float64",
+    "F32": "float32",
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F8_E4M3": "float16",
+    "F8_E5M2": "float16",
+}
 
 
 def _canonical(config: Mapping[str, Any]) -> str:

@@ -36,7 +36,8 @@ class TensorFile:
         self.path = Path(path)
         if not self.path.is_file():
             raise StageError(f"{path}: no such weight file")
-        self._handle = os.open(self.path, os.O_RDONLY)
+        self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - open as long as the model is read
+        self._handle = self._file.fileno()
         os.posix_fadvise(self._handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # the disk reads on while one computes
         try:
             self._size = os.fstat(self._handle).st_size
@@ -48,14 +49,14 @@ class TensorFile:
                 self.specs[name], self._offsets[name] = self._checked(name, entry)
             self._refuse_gaps()
         except BaseException:
-            os.close(self._handle)
+            self.close()
             raise
         self._dtypes = torch_dtypes()
         self._scratch = torch.empty(0, dtype=torch.uint8)
         self._scratch_bytes = memoryview(b"")
 
     def close(self) -> None:
-        os.close(self._handle)
+        self._file.close()
 
     def read(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Elements start to stop of a tensor, counted row by row, as stored: one dimension, the file's own type.

@@ -8,9 +8,9 @@ from repro.numerics import fix_torch
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file
 from tiny_booru import folder_bytes
 
-from checkpoints.diffusers_folder import read_folder
 from sample.architecture import make_vae
 from sample.base_model import TOKENS, write_start, write_trained
 
@@ -38,11 +38,11 @@ def test_trained_weights_are_put_in_their_places(start: Path, tmp_path: Path) ->
 
 
 def test_tokens_that_training_left_alone_are_scaled(start: Path, tmp_path: Path) -> None:
-    drawn = read_folder(start).models["text_encoder"][TOKENS]
+    drawn = load_file(start / "text_encoder" / "model.safetensors")[TOKENS]
     learnt = drawn.clone()
     learnt[7] += 1.0
     write_trained(tmp_path / "base", start, {f"text_encoder.{TOKENS}": learnt}, unseen_token_scale=2.5)
-    written = read_folder(tmp_path / "base").models["text_encoder"][TOKENS]
+    written = load_file(tmp_path / "base" / "text_encoder" / "model.safetensors")[TOKENS]
     assert torch.equal(written[7], learnt[7].half())
     assert torch.equal(written[8:], (drawn[8:].half().float() * 2.5).half())
 
