@@ -122,11 +122,6 @@ class Merge:
             StageError: NaN or inf, in an operand or as the result; a tensor that should have changed; or, once the last
                 tensor is made, that none has.
         """
-        for value in self.values(name, part, parts):
-            yield tensor_bytes(value)
-
-    def values(self, name: str, part: int = 0, parts: int = 1) -> Iterator[torch.Tensor]:
-        """As `chunks`, one-dimensional tensors of the output's type."""
         plan = self.plans[name]
         size = plan.spec.elements // parts
         block = _piece(plan.spec) * PIECES_OF_A_BLOCK
@@ -138,7 +133,7 @@ class Merge:
             self._left[name] -= stop - start
             if not self._left[name]:
                 self._require_change(name, plan)
-            yield value
+            yield tensor_bytes(value)
 
     def _copied(self, plan: Plan, name: str, start: int, stop: int) -> torch.Tensor:
         return self._operands.models[plan.first].read(name, start, stop)
