@@ -31,13 +31,12 @@ from repro.hashing import refuse_foreign_folder, sha256_file
 from repro.outputs import write_json
 
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.diffusers_folder import SDXL_RESOLUTION, FolderConfigs
+from checkpoints.diffusers_folder import SDXL_PREDICTION, SDXL_RESOLUTION, FolderConfigs
 from checkpoints.explain import explain
 from checkpoints.formula_command import FormulaJob, add_formula_options, formula_job
-from checkpoints.layouts import write_diffusers, write_single_file
-from checkpoints.metadata import SDXL_PREDICTION, autov2, merge_recipe, modelspec
-from checkpoints.operands import Operands
-from checkpoints.rounding import Precision
+from checkpoints.layouts import folder_tensors, write_diffusers, write_single_file
+from checkpoints.metadata import autov2, merge_recipe, modelspec
+from checkpoints.rounding import PRECISIONS, Precision
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,13 @@ def main(arguments: list[str]) -> None:
         return
     single_file, folder = output_paths(args)
     configs = job.formula.needed_configs(operands) if folder else job.formula.configs(operands)
+    if folder:
+        folder_tensors(merge.specs, configs)  # before the single file is computed for nothing
+    hashes = operands.hashes
     source, report = merge, {"name": job.name, "formula": job.formula.formula.text, "dtype": job.precision.name}
-    report["inputs"] = {"sha256": operands.hashes}
+    report["inputs"] = {"sha256": hashes}
     if single_file:
-        data_digest = write_single_file(single_file, merge, lambda digest: header(job, operands, configs, digest))
+        data_digest = write_single_file(single_file, merge, lambda digest: header(job, hashes, configs, digest))
         report["single_file"] = describe(single_file, data_digest, len(merge.specs))
         source = Checkpoint(single_file)
     if folder:
@@ -84,7 +86,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--layout", choices=("single-file", "diffusers", "both"), default="single-file",
         help="both: also a diffusers folder, named as the file without its ending (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--dtype", choices=("fp16", "bf16", "fp32", "fp8"), help="default: the recipe's, or fp16 with --formula")
+    parser.add_argument("--dtype", choices=PRECISIONS, help="default: the recipe's, or fp16 with --formula")
     parser.add_argument(
         "--fp8-tensors", choices=("all", "linear-and-conv"),
         help="with fp8: all tensors, or weights of linear and convolution layers, the rest fp16 (default: the recipe's, or all)",
@@ -129,11 +131,11 @@ def output_paths(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
     return args.out, args.out.with_suffix("")
 
 
-def header(job: Job, operands: Operands, configs: FolderConfigs | None, data_digest: str) -> dict[str, str]:
+def header(job: Job, hashes: Mapping[str, str], configs: FolderConfigs | None, data_digest: str) -> dict[str, str]:
     """The single file's metadata."""
     spec = modelspec(
         title=job.title,
-        merged_from=", ".join(operands.hashes),
+        merged_from=", ".join(hashes),
         resolution=configs.resolution if configs else SDXL_RESOLUTION,
         prediction_type=configs.prediction_type if configs else SDXL_PREDICTION,
         data_sha256=data_digest,
@@ -141,7 +143,7 @@ def header(job: Job, operands: Operands, configs: FolderConfigs | None, data_dig
     )
     recipe = {
         "formula": job.formula.formula.text,
-        "models": operands.hashes,
+        "models": hashes,
         "dtype": job.precision.name,
         "fp8_tensors": "linear-and-conv" if job.precision.fp8_layers_only else "all",
         "unmatched": job.formula.unmatched,

@@ -267,6 +267,12 @@ def test_wrong_command_lines(tiny: dict[str, Path], tmp_path: Path, options: tup
     assert not (tmp_path / "out.safetensors").exists()
 
 
+def test_configs_of_another_model_are_told_before_anything_is_written(tiny: dict[str, Path], base: Path, tmp_path: Path) -> None:
+    command = ("--formula", "m", "--model", f"m={tiny['beta7']}", "--layout", "both", "--configs", base)
+    assert "give the configs of this model" in refusal("merge.py", *command, "--out", tmp_path / "out.safetensors")
+    assert not list(tmp_path.glob("*out*"))
+
+
 def test_a_folder_of_somebodys_is_not_replaced(base: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

@@ -24,6 +24,7 @@ WEIGHTS = {
     "vae": "diffusion_pytorch_model.safetensors",
 }
 SDXL_RESOLUTION = 1024
+SDXL_PREDICTION = "epsilon"  # diffusers' default, too
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
@@ -50,7 +51,7 @@ class FolderConfigs:
 
     @property
     def prediction_type(self) -> str:
-        return self.configs["scheduler"].get("prediction_type", "epsilon")  # diffusers' default
+        return self.configs["scheduler"].get("prediction_type", SDXL_PREDICTION)
 
 
 @dataclass(frozen=True)

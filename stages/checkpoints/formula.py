@@ -129,7 +129,7 @@ def parse_formula(text: str) -> Formula:
     root = parser.expression(0)
     if parser.kind != "end":
         parser.complain("expected an operator or the end")
-    if _is_number(root):
+    if isinstance(root, Number):
         complain(text, root.at, "a number alone; a formula gives a model")
     nodes = list(all_nodes(root))
     models = dict.fromkeys(node.name for node in nodes if isinstance(node, Model))
@@ -190,10 +190,6 @@ def all_nodes(node: Node) -> Iterator[Node]:
     elif isinstance(node, RestoreEmbeddings):
         yield from all_nodes(node.of)
         yield from all_nodes(node.original)
-
-
-def _is_number(node: Node) -> bool:
-    return isinstance(node, Number)
 
 
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
@@ -314,7 +310,7 @@ class _Parser:
         """An argument that is a model."""
         at = self.at
         node = self.expression(0)
-        if _is_number(node):
+        if isinstance(node, Number):
             complain(self.text, at, "a number where a model is meant")
         return node
 
@@ -415,7 +411,7 @@ FUNCTIONS: dict[str, Callable[[_Parser, int], Node]] = {
 
 def mbw(a: Node, b: Node, w: Number, at: int = 0) -> Node:
     """a + w * (b - a)"""
-    return Binary("+", a, Binary("*", w, Binary("-", b, a, at), at), at)
+    return add_difference(a, b, a, w, at)
 
 
 def weighted_sum(a: Node, b: Node, w: Number, at: int = 0) -> Node:

@@ -5,14 +5,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from repro.errors import StageError
 from repro.params import FORMULA_NAME, FormulaSection, Models
 
 from checkpoints.diffusers_folder import FolderConfigs, read_configs
 from checkpoints.formula import Formula, parse_formula
-from checkpoints.merging import Merge
-from checkpoints.operands import Operands, open_operands
+from checkpoints.merging import Merge, Unchanged
+from checkpoints.operands import Operands, Unmatched, open_operands
 from checkpoints.rounding import Precision
 
 
@@ -22,8 +23,8 @@ class FormulaJob:
 
     formula: Formula
     paths: Mapping[str, Path]
-    unmatched: str
-    unchanged: str
+    unmatched: Unmatched
+    unchanged: Unchanged
     configs_folder: Path | None
 
     def open(self) -> Operands:
@@ -61,11 +62,11 @@ def add_formula_options(parser: argparse.ArgumentParser, section: str) -> None:
         help="a model of the formula: single file, diffusers folder, or LoKr file; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--unmatched", choices=("refuse", "copy", "drop"),
+        "--unmatched", choices=get_args(Unmatched),
         help="float tensors that not all models have: refuse (default), copy from the first that has them, or drop",
     )  # fmt: skip
     parser.add_argument(
-        "--unchanged", choices=("refuse", "accept"),
+        "--unchanged", choices=get_args(Unchanged),
         help="tensors that the formula leaves as they are though the models differ there: refuse (default) or accept",
     )  # fmt: skip
     parser.add_argument(

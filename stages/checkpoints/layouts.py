@@ -10,8 +10,10 @@ from repro.tensorfile import TensorSpec, stream_tensors, torch_dtypes
 import torch
 
 from checkpoints.diffusers_folder import FolderConfigs, write_folder
-from checkpoints.keymap import TEXT_ENCODER_2_IN_PROJ, Architecture, FolderTensor, Layout, to_diffusers
+from checkpoints.keymap import TEXT_ENCODER_2_IN_PROJ, Architecture, FolderTensor, Layout, Specs, to_diffusers
 from checkpoints.sdxl_shapes import expected_shapes
+
+FolderTensors = dict[str, dict[str, FolderTensor]]
 
 
 class TensorSource(Protocol):
@@ -35,10 +37,23 @@ def write_diffusers(target: Path, source: TensorSource, configs: FolderConfigs) 
     Raises:
         StageError: a tensor that SDXL's layout does not have, or configs of another model.
     """
-    models = to_diffusers(source.specs, Layout(Architecture.from_names(source.specs.keys())))
-    specs = {component: {name: tensor.spec for name, tensor in tensors.items()} for component, tensors in models.items()}
-    require_configs(configs, specs)
-    write_folder(target, configs, specs, lambda component, name: _folder_chunks(source, models[component][name]))
+    models = folder_tensors(source.specs, configs)
+    write_folder(target, configs, _specs(models), lambda component, name: _folder_chunks(source, models[component][name]))
+
+
+def folder_tensors(single: Specs, configs: FolderConfigs) -> FolderTensors:
+    """The tensors of the diffusers folder of a model, held against the configs that are to stand beside them.
+
+    Raises:
+        StageError: a tensor that SDXL's layout does not have, or configs of another model.
+    """
+    models = to_diffusers(single, Layout(Architecture.from_names(single.keys())))
+    require_configs(configs, _specs(models))
+    return models
+
+
+def _specs(models: FolderTensors) -> dict[str, dict[str, TensorSpec]]:
+    return {component: {name: tensor.spec for name, tensor in tensors.items()} for component, tensors in models.items()}
 
 
 def _folder_chunks(source: TensorSource, tensor: FolderTensor) -> Iterator[memoryview]:

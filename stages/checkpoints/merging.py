@@ -125,8 +125,8 @@ class Merge:
         plan = self.plans[name]
         size = plan.spec.elements // parts
         block = _piece(plan.spec) * PIECES_OF_A_BLOCK
-        for start in range(part * size, (part + 1) * size, block):
-            stop = min(start + block, (part + 1) * size)
+        for begin, end in runs(size, block):
+            start, stop = part * size + begin, part * size + end
             value = self._copied(plan, name, start, stop) if plan.program is None else self._computed(plan, name, start, stop)
             if self._progress:
                 self._progress.advance(value.numel() * value.element_size())
@@ -140,10 +140,8 @@ class Merge:
 
     def _computed(self, plan: Plan, name: str, start: int, stop: int) -> torch.Tensor:
         narrow = torch.empty(stop - start, dtype=narrow_dtype(plan.spec.dtype))
-        piece = _piece(plan.spec)
-        for begin in range(start, stop, piece):
-            end = min(begin + piece, stop)
-            narrow[begin - start : end - start] = self._piece_computed(plan, name, begin, end)
+        for begin, end in runs(stop - start, _piece(plan.spec)):
+            narrow[begin:end] = self._piece_computed(plan, name, start + begin, start + end)
         if not is_finite(narrow):
             raise self._explain_not_finite(plan, name, start, stop)
         if not self._moved[name] and not plan.program.is_bare(plan.first):

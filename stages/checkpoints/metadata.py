@@ -12,7 +12,6 @@ SPEC = "1.0.1"
 ARCHITECTURE = "stable-diffusion-xl-v1-base"
 IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 AUTOV2_DIGITS = 10
-SDXL_PREDICTION = "epsilon"
 
 
 def modelspec(

@@ -132,6 +132,7 @@ def base_models(params: Params) -> list[str]:
 def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
     """The names that both templates use."""
     rules = profile(params.caption.profile)
+    base_name = ", ".join(base_models(params))
     recipe = params.model_dump(mode="json", exclude={"runtime"})
     return {
         "params": params,
@@ -140,8 +141,8 @@ def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
         "inputs": inputs,
         "scores": inputs.evaluation,
         "verdict": verdict(inputs),
-        "base_name": ", ".join(base_models(params)),
-        "model_words": {"base": f"base, {', '.join(base_models(params))}", "trained": "trained weights"},
+        "base_name": base_name,
+        "model_words": {"base": f"base, {base_name}", "trained": "trained weights"},
         "batch": batch_of(params, inputs),
         "optimizer": OPTIMIZER_WORDS[params.train.optimizer],
         "schedule": SCHEDULE_WORDS[params.train.schedule],
