@@ -4,59 +4,68 @@
 
 Images are read from `runtime.image_root` (the environment variable IMAGE_ROOT wins) and checked
 against the index that the posts carry. The same bytes come out of any number of worker processes
-(`runtime.processes`), and of a run that was killed and started again.
+(`runtime.processes`; with `device: cuda` they share out the GPUs that torch sees), and of a run that was
+killed and started again. Of such a run nothing is done twice whose images are the same, also when the
+selection, the captions or the buckets have changed meanwhile.
 """
 
 import json
 import os
 from argparse import Namespace
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from repro.command import parameters, stage_parser
 from repro.errors import StageError, run_stage
-from repro.hashing import check_manifest, hash_tree, sha256_json, write_manifest
+from repro.hashing import sha256_json, write_manifest
 from repro.outputs import whole_folder
 from repro.params import Latents, Params
-from repro.processes import run_workers
+from repro.processes import run_here_or_there
 from repro.progress import Progress
 from repro.state import code_digest, forget_state, stage_state
 
+import numpy as np
 import polars as pl
-import torch
 
-from booru.shards import shard_files
-from latents.buckets import check_buckets, make_buckets, place
-from latents.encode import EncodeTask, MeasureTask, Row, encode, load_vae, measure
+from booru.shards import shard_files, values_digest
+from latents.buckets import Placement, Size, check_buckets, make_buckets, place, place_without_enlarging
+from latents.devices import device_identity
+from latents.encode import STORED_TYPES, EncodeTask, MeasureTask, encode, load_vae, lost_in, measure, measured
+from latents.portions import Portion, make_portions, unfinished
 from latents.shards import (
-    NOT_FINITE,
-    PORTION,
-    PlacedImage,
+    BUCKET,
+    assign_shards,
+    encoded_images,
     index_frame,
     lost_frame,
-    not_finite_ids,
-    plan_shards,
-    portions,
     write_shards,
     write_tables,
 )
+from latents.vae_identity import VAE_KEY, vae_digest
 
 STAGES = Path(__file__).parent
 PLACE_COLUMNS = ["id", "archive", "offset", "size", "sha256"]
+PLACEMENT_SCHEMA = {
+    "bucket_width": pl.Int32, "bucket_height": pl.Int32, "resized_width": pl.Int32, "resized_height": pl.Int32,
+    "crop_left": pl.Int32, "crop_top": pl.Int32,
+}  # fmt: skip
+PlacingRule = Callable[[Size], Placement | None]
 
 
-def determining_parts(params: Params, captions: Path, posts: Path, base: Path) -> dict:
-    """Everything that determines the latents; neither the number of processes nor the place of the images is among it."""
+def determining_parts(params: Params, vae: str) -> dict:
+    """Everything that determines an image's latents beside its content and its place in a bucket, which name the portions."""
     return {
-        "latents": params.latents.model_dump(),
-        "captions": check_manifest(captions),
-        "posts": check_manifest(posts),
-        "vae": hash_tree(base / "vae"),
-        "code": code_digest(STAGES / "latents"),
-        "torch": torch.__version__.split("+")[0],
+        "vae": vae,
+        "precision": params.latents.precision,
+        "dtype": params.latents.dtype,
+        "device": device_identity(params.device),
+        "code": code_digest(STAGES / "latents", STAGES / "booru" / "images"),
+        "packages": {name: version(name) for name in ("diffusers", "numpy", "pillow")},
     }
 
 
-def captioned_images(captions: Path, posts: Path) -> list[Row]:
+def captioned_images(captions: Path, posts: Path) -> pl.DataFrame:
     """The image index's rows of all captioned posts, by ascending id.
 
     Raises:
@@ -71,54 +80,72 @@ def captioned_images(captions: Path, posts: Path) -> list[Row]:
         )
     if not captioned.height:
         raise StageError(f"{captions}: no captions in it; loosen the selection or the filters")
-    return places.join(captioned, on="id", how="semi").sort("id").to_dicts()
+    return places.join(captioned, on="id", how="semi").select(PLACE_COLUMNS).sort("id")
 
 
-def make_checked_buckets(settings: Latents, base: Path) -> list[tuple[int, int]]:
-    """The recipe's buckets, all of which the base model's VAE and UNet can halve often enough."""
+def coarsest_cell(base: Path) -> int:
+    """Pixels of one cell of the UNet's coarsest level: the base model's VAE and UNet halve a side so often."""
     halvings = 0
     for part in ("vae", "unet"):
         path = base / part / "config.json"
         if not path.exists():
             raise StageError(f"{path}: missing; {base} must be a diffusers folder, made by stages/make_base.py")
         halvings += len(json.loads(path.read_text())["block_out_channels"]) - 1
-    square = (settings.resolution, settings.resolution)
-    buckets = make_buckets(square, settings.min_bucket_reso, settings.max_bucket_reso, settings.bucket_reso_steps)
-    check_buckets(buckets, 2**halvings)
-    return buckets
+    return 2**halvings
 
 
-def place_images(rows: list[Row], settings: Latents, base: Path, image_root: Path, processes: int) -> tuple[list, dict]:
-    """Measure all images and give each its bucket; returns the placed images and {id: reason} of unreadable ones."""
-    buckets = make_checked_buckets(settings, base)
-    tasks = [MeasureTask(image_root, rows[i : i + PORTION]) for i in range(0, len(rows), PORTION)]
-    progress = Progress("measure", len(rows), "images")
-    placed, lost = [], {}
-    for task, found in zip(tasks, run_workers(measure, tasks, processes), strict=True):
-        for row, size in zip(task.rows, found, strict=True):
-            if isinstance(size, str):
-                lost[row["id"]] = f"unreadable: {size}"
-            else:
-                placed.append(PlacedImage(row, size, place(size, buckets)))
-        progress.advance(len(task.rows))
-    return placed, lost
+def placing_rule(settings: Latents, base: Path) -> PlacingRule:
+    """How the recipe gives an image (width, height) its bucket, all of which the base model can take."""
+    square, step = (settings.resolution, settings.resolution), settings.bucket_reso_steps
+    if settings.bucket_no_upscale:
+        check_buckets([(step, step)], coarsest_cell(base))
+        return lambda size: place_without_enlarging(size, settings.resolution**2, step)
+    buckets = make_buckets(square, settings.min_bucket_reso, settings.max_bucket_reso, step)
+    check_buckets(buckets, coarsest_cell(base))
+    return lambda size: place(size, buckets)
 
 
-def encode_shards(shards: list[list[PlacedImage]], vae: Path, image_root: Path, state: Path, processes: int) -> list[list[Path]]:
-    """Encode what `state` does not hold yet; returns each shard's portion files."""
-    files, tasks = [], []
-    for number, shard in enumerate(shards):
-        files.append([])
-        for i, portion in enumerate(portions(shard)):
-            output = state / f"shard-{number:05d}-{i:05d}.safetensors"
-            files[-1].append(output)
-            tasks.append(EncodeTask(image_root, vae, [(image.row, image.placement) for image in portion], output))
-    waiting = [task for task in tasks if not task.output.exists()]
-    done = sum(len(task.images) for task in tasks) - sum(len(task.images) for task in waiting)
-    progress = Progress("latents", sum(map(len, shards)), "images", done=done)
-    for count in run_workers(encode, waiting, processes):
+def measure_images(images: pl.DataFrame, image_root: Path, state: Path, processes: int) -> tuple[pl.DataFrame, dict[int, str]]:
+    """Add `width` and `height`; returns the images that can be read, and {id: reason} of the others."""
+    portions = make_portions(images, state / "measured", ".json", ["sha256"])
+    tasks = [MeasureTask(image_root, portion) for portion in unfinished(portions)]
+    progress = Progress("measure", images.height, "images", done=images.height - sum(len(task.portion) for task in tasks))
+    for count in run_here_or_there(measure, tasks, processes):
         progress.advance(count)
-    return files
+    sizes, lost = np.zeros((images.height, 2), dtype=np.int32), {}
+    for portion in portions:
+        for row, found in enumerate(measured(portion), start=portion.start):
+            if isinstance(found, str):
+                lost[images["id"][row]] = f"unreadable: {found}"
+            else:
+                sizes[row] = found
+    measured_images = images.with_columns(width=pl.Series(sizes[:, 0]), height=pl.Series(sizes[:, 1]))
+    return measured_images.filter(pl.col("width") > 0), lost
+
+
+def place_images(images: pl.DataFrame, rule: PlacingRule, step: int) -> tuple[pl.DataFrame, dict[int, str]]:
+    """Add the placement's columns, and sort by bucket and id; returns also {id: reason} of those that fit no bucket."""
+    sizes = images.select("width", "height").unique(maintain_order=True)
+    placements = map(rule, sizes.rows())
+    rows = [(None,) * len(PLACEMENT_SCHEMA) if p is None else (*p.bucket, *p.resized, p.left, p.top) for p in placements]
+    placed = images.join(sizes.hstack(pl.DataFrame(rows, schema=PLACEMENT_SCHEMA, orient="row")), on=["width", "height"])
+    small = placed.filter(pl.col("bucket_width").is_null()).select("id", "width", "height").rows()
+    lost = {i: f"too small: {width}x{height} has not {step} pixels a side for a bucket" for i, width, height in small}
+    return placed.drop_nulls("bucket_width").sort(*BUCKET, "id"), lost
+
+
+def encode_images(images: pl.DataFrame, params: Params, vae: Path, image_root: Path, state: Path) -> list[Portion]:
+    """Encode what `state` does not hold yet; returns all portions."""
+    portions = make_portions(images, state / "encoded", ".safetensors", ["sha256", *PLACEMENT_SCHEMA], groups=BUCKET)
+    settings = params.latents
+    tasks = [
+        EncodeTask(image_root, vae, params.device, settings.precision, settings.dtype, portion)
+        for portion in unfinished(portions)
+    ]
+    progress = Progress("latents", images.height, "images", done=images.height - sum(len(task.portion) for task in tasks))
+    for count in run_here_or_there(encode, tasks, params.runtime.processes):
+        progress.advance(count)
+    return portions
 
 
 def refuse_great_loss(lost: dict[int, str], images: int, allowed: float) -> None:
@@ -133,33 +160,39 @@ def refuse_great_loss(lost: dict[int, str], images: int, allowed: float) -> None
     )
 
 
-def write_output(folder: Path, shards: list[list[PlacedImage]], files: list[list[Path]], lost: dict[int, str]) -> None:
-    """Write the shards, index.parquet, lost.parquet and the manifest."""
+def write_output(folder: Path, images: pl.DataFrame, portions: Sequence[Portion], lost: dict[int, str], vae: str) -> None:
+    """Write the shards of `assign_shards`, index.parquet, lost.parquet and the manifest."""
     with whole_folder(folder) as target:
-        written, digests = [], []
-        for name, images, digest in write_shards(target, shards, files):
-            written.append((name, images))
+        digests, progress = [], Progress("shards", images.height, "images")
+        for count, digest in write_shards(target, images, portions, {VAE_KEY: vae}):
             digests.append(digest)
-        index = index_frame(written)
-        rows = write_tables(target, index, lost_frame(lost))
-        write_manifest(target, sha256_json({"shards": digests, "rows": rows.decode()}))
-    print(f"{folder}: {index.height} images in {len(written)} shards, {len(lost)} lost")
+            progress.advance(count)
+        index, lost_images = index_frame(images), lost_frame(lost)
+        write_tables(target, index, lost_images)
+        tables = {"index": values_digest(index), "lost": values_digest(lost_images)}
+        write_manifest(target, sha256_json({"shards": digests, "vae": vae} | tables))
+    print(f"{folder}: {index.height} images in {len(digests)} shards, {len(lost)} lost")
 
 
-def cache(args: Namespace, params: Params, state: Path) -> None:
+def cache(args: Namespace, params: Params, vae_of_base: str, state: Path) -> None:
     settings, processes = params.latents, params.runtime.processes
     image_root = Path(os.environ.get("IMAGE_ROOT", params.runtime.image_root))
-    rows = captioned_images(args.captions, args.posts)
+    rule = placing_rule(settings, args.base)
+    images = captioned_images(args.captions, args.posts)
+    total = images.height
     vae = load_vae(args.base / "vae")
-    placed, lost = place_images(rows, settings, args.base, image_root, processes)
-    refuse_great_loss(lost, len(rows), settings.max_lost_share)
+    images, lost = measure_images(images, image_root, state, processes)
+    images, small = place_images(images, rule, settings.bucket_reso_steps)
+    lost |= small
+    refuse_great_loss(lost, total, settings.max_lost_share)
+    portions = encode_images(images, params, args.base / "vae", image_root, state)
+    lost_rows = {row: reason for portion in portions for row, reason in lost_in(portion).items()}
+    lost |= {images["id"][row]: reason for row, reason in lost_rows.items()}
+    refuse_great_loss(lost, total, settings.max_lost_share)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    bytes_per_pixel = 2 * 4 * vae.config.latent_channels / factor**2  # mean and std, float32
-    shards = plan_shards(placed, settings.shard_megabytes << 20, bytes_per_pixel)
-    files = encode_shards(shards, args.base / "vae", image_root, state, processes)
-    lost |= {i: NOT_FINITE for portion_files in files for file in portion_files for i in not_finite_ids(file)}
-    refuse_great_loss(lost, len(rows), settings.max_lost_share)
-    write_output(args.output, shards, files, lost)
+    bytes_per_pixel = 2 * STORED_TYPES[settings.dtype].itemsize * vae.config.latent_channels / factor**2  # mean and std
+    encoded = assign_shards(encoded_images(images, portions, lost_rows), settings.shard_megabytes << 20, bytes_per_pixel)
+    write_output(args.output, encoded, portions, lost, vae_of_base)
 
 
 def main(arguments: list[str]) -> None:
@@ -170,8 +203,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, help="latents folder to write")
     args = parser.parse_args(arguments)
     params = parameters(args)
-    with stage_state("cache-latents", determining_parts(params, args.captions, args.posts, args.base)) as state:
-        cache(args, params, state)
+    vae = vae_digest(args.base)
+    with stage_state("cache-latents", determining_parts(params, vae)) as state:
+        cache(args, params, vae, state)
         forget_state(state)
 
 

@@ -6,7 +6,9 @@
 
 Weights are written as fp16, the precision in which base models are published and merged; JSON without the folder names of
 the machine that saved it. Formulas are those of merge.py. Configs and tokenizers are taken from the formula's first
-model that is a diffusers folder, else from the first that is listed.
+model that is a diffusers folder, else from the first that is listed. What the model predicts and its noise schedule are
+written into its scheduler's config: base.prediction and base.zero_terminal_snr, or, where those are null, what the markers
+of the formula's first model say, or the configs.
 """
 
 from pathlib import Path
@@ -37,7 +39,11 @@ def main(arguments: list[str]) -> None:
         print(explain(job.formula, merge))
         return
     refuse_foreign_folder(args.output)
-    write_diffusers(args.output, merge, job.needed_configs(operands))
+    configs = job.needed_configs(operands)
+    schedule = operands.schedule(configs)
+    if params:
+        schedule = schedule.changed(params.base.prediction, params.base.zero_terminal_snr)
+    write_diffusers(args.output, merge, configs.with_schedule(schedule))
     numbers = sum(spec.elements for spec in merge.specs.values())
     print(f"{args.output}: {numbers:,} weights, {job.formula.text}, as fp16")
 

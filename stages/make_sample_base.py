@@ -22,8 +22,10 @@ from repro.processes import die_with_parent
 from repro.state import code_digest, forget_state, stage_state
 
 import torch
-from safetensors.torch import load_file
 
+from checkpoints.checkpoint import Checkpoint
+from checkpoints.diffusers_folder import open_folder, read_configs
+from checkpoints.layouts import write_diffusers
 from sample.base_model import write_start, write_trained
 from sample.population import write_dump
 from sample.vae import Job, Settings, train_vae
@@ -109,15 +111,24 @@ def cache_latents(state: Path, params_file: Path) -> None:
         )  # fmt: skip
 
 
-def train_all_weights(state: Path, params_file: Path) -> dict[str, torch.Tensor]:
-    """Train UNet and text encoders from the start; the trained tensors."""
+def train_all_weights(state: Path, params_file: Path) -> Path:
+    """Train UNet and text encoders from the start; the trained checkpoint."""
     trained = state / "trained.safetensors"
     if not (state / "trained.json").exists():
         run_stage_script(
             "train.py", params_file, state, latents=state / "latents", captions=state / "captions", base=state / "start",
-            output=trained, history=state / "trained.csv", metrics=state / "trained.json",
+            output=trained, checkpoints=state / "checkpoints", pictures=state / "pictures",
+            history=state / "trained.csv", metrics=state / "trained.json",
         )  # fmt: skip
-    return load_file(trained)
+    return trained
+
+
+def trained_tensors(trained: Path, start: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a trained checkpoint by their names in diffusers, `<component>.<name>`; leaves it as a folder beside it."""
+    folder = trained.with_suffix("")
+    write_diffusers(folder, Checkpoint(trained), read_configs(start))
+    models = open_folder(folder).tensors
+    return {f"{part}.{name}": file.whole(inner) for part, tensors in models.items() for name, (file, inner) in tensors.items()}
 
 
 def make_base(args: Namespace, params: Params, state: Path) -> None:
@@ -125,7 +136,7 @@ def make_base(args: Namespace, params: Params, state: Path) -> None:
     caption_posts(state, args.params)
     make_start(state, params, args.art)
     cache_latents(state, args.params)
-    trained = train_all_weights(state, args.params)
+    trained = trained_tensors(train_all_weights(state, args.params), state / "start")
     write_trained(args.output, state / "start", trained, unseen_token_scale=UNSEEN_TOKEN_SCALE)
 
 

@@ -31,12 +31,13 @@ from repro.hashing import refuse_foreign_folder, sha256_file
 from repro.outputs import write_json
 
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.diffusers_folder import SDXL_PREDICTION, SDXL_RESOLUTION, FolderConfigs
+from checkpoints.diffusers_folder import SDXL_RESOLUTION, FolderConfigs
 from checkpoints.explain import explain
 from checkpoints.formula_command import FormulaJob, add_formula_options, formula_job
 from checkpoints.layouts import folder_tensors, write_diffusers, write_single_file
 from checkpoints.metadata import autov2, merge_recipe, modelspec
 from checkpoints.rounding import PRECISIONS, Precision
+from checkpoints.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,18 @@ def main(arguments: list[str]) -> None:
     configs = job.formula.needed_configs(operands) if folder else job.formula.configs(operands)
     if folder:
         folder_tensors(merge.specs, configs)  # before the single file is computed for nothing
+    schedule = operands.schedule(configs)
     hashes = operands.hashes
     source, report = merge, {"name": job.name, "formula": job.formula.formula.text, "dtype": job.precision.name}
     report["inputs"] = {"sha256": hashes}
     if single_file:
-        data_digest = write_single_file(single_file, merge, lambda digest: header(job, hashes, configs, digest))
+        data_digest = write_single_file(
+            single_file, merge, lambda digest: header(job, hashes, configs, schedule, digest), schedule
+        )
         report["single_file"] = describe(single_file, data_digest, len(merge.specs))
         source = Checkpoint(single_file)
     if folder:
-        write_diffusers(folder, source, configs)
+        write_diffusers(folder, source, configs.with_schedule(schedule))
     report["components"] = merge.changes
     if args.report:
         write_json(args.report, report)
@@ -131,13 +135,15 @@ def output_paths(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
     return args.out, args.out.with_suffix("")
 
 
-def header(job: Job, hashes: Mapping[str, str], configs: FolderConfigs | None, data_digest: str) -> dict[str, str]:
+def header(
+    job: Job, hashes: Mapping[str, str], configs: FolderConfigs | None, schedule: Schedule, data_digest: str
+) -> dict[str, str]:
     """The single file's metadata."""
     spec = modelspec(
         title=job.title,
         merged_from=", ".join(hashes),
         resolution=configs.resolution if configs else SDXL_RESOLUTION,
-        prediction_type=configs.prediction_type if configs else SDXL_PREDICTION,
+        prediction_type=schedule.modelspec,
         data_sha256=data_digest,
         stated=job.stated,
     )

@@ -1,7 +1,6 @@
 """Fixtures shared by all tests; importing `repro` first fixes the numeric environment."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import repro  # noqa: F401
 
 import pytest
 from hypothesis import settings
+from tiny_disks import tiny_file_system
 
 # The same examples in every run, and no clock: the machines that run these are shared.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
@@ -32,13 +32,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on a file system of its own with 64 KiB of space."""
-    folder = tmp_path / "tiny_disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with tiny_file_system(tmp_path / "tiny_disk", kilobytes=64) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +43,7 @@ def training_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_training import write_captions, write_latents
 
     folder = tmp_path_factory.mktemp("training")
-    write_latents(folder / "latents")
-    write_captions(folder / "captions", folder / "latents")
     write_small_sdxl(folder / "base", seed=1)
+    write_latents(folder / "latents", folder / "base")
+    write_captions(folder / "captions", folder / "latents")
     return folder

@@ -1,6 +1,8 @@
 """The real SDXL's configs, as far as they decide names and shapes, and modules built from such configs without memory."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,3 +61,15 @@ def meta_modules(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, torch.nn
             "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**configs["text_encoder_2"])),
             "vae": AutoencoderKL.from_config(configs["vae"]),
         }
+
+
+def write_real_sdxl_configs(folder: Path, tokenizers: Path) -> Path:
+    """A diffusers folder of SDXL without weights: configs, and the tokenizers of another folder. Returns `folder`."""
+    classes = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+    for part, config in real_sdxl_configs().items():
+        (folder / part).mkdir(parents=True)
+        named = config | ({"_class_name": classes[part].__name__} if part in classes else {})
+        (folder / part / "config.json").write_text(json.dumps(named))
+    for part in ("tokenizer", "tokenizer_2"):
+        (folder / part).symlink_to(tokenizers / part)
+    return folder

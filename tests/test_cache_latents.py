@@ -26,6 +26,7 @@ from cache_latents import main
 from latents.buckets import make_buckets, place
 from latents.encode import load_vae, posterior
 from latents.resize import fit
+from latents.vae_identity import latents_vae, vae_digest
 
 SIZES = [(96, 128), (128, 96), (100, 100), (64, 64), (80, 48), (90, 60), (33, 47)]
 BUCKETS = make_buckets((64, 64), 48, 96, 16)
@@ -70,7 +71,7 @@ class Inputs:
         write_manifest(folder, "of this test")
 
     def arguments(self, output: Path, *settings: str) -> list[str]:
-        runtime = [f"runtime.image_root={self.folder / 'images'}", *settings]
+        runtime = [f"runtime.image_root={self.folder / 'images'}", "runtime.processes=1", *settings]
         return [
             "--captions", str(self.folder / "captions"), "--posts", str(self.folder / "posts"), "--base", str(self.base),
             "--output", str(output), *(word for setting in runtime for word in ("--set", setting)),
@@ -95,7 +96,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Inputs:
 @pytest.fixture(scope="module")
 def latents(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> Path:
     output = tmp_path_factory.mktemp("latents") / "latents"
-    result = inputs.run(output, "latents.max_lost_share=0.1")
+    result = inputs.run(output, "latents.max_lost_share=0.1", "runtime.processes=2")
     assert result.returncode == 0, result.stderr
     return output
 
@@ -111,6 +112,13 @@ def test_index_and_shards_hold_each_image_once(latents: Path) -> None:
         assert tensors["mean"].shape == tensors["std"].shape == (len(rows), 4, height // 4, width // 4)
         assert tensors["ids"].tolist() == rows.sort("row")["id"].to_list() == sorted(rows["id"])
         assert rows["row"].sort().to_list() == list(range(len(rows)))
+
+
+def test_index_and_shards_say_what_was_encoded_by_which_vae(latents: Path, base: Path) -> None:
+    index = pl.read_parquet(latents / "index.parquet")
+    digests = {i: hashlib.sha256(webp(picture(i))).hexdigest() for i in IDS}
+    assert dict(zip(index["id"], index["sha256"], strict=True)) == digests
+    assert latents_vae(latents) == vae_digest(base)
 
 
 def test_lost_images_are_listed_with_their_reason(latents: Path) -> None:
@@ -133,31 +141,97 @@ def test_values_sizes_and_crops(latents: Path, base: Path) -> None:
 
 
 def test_one_worker_and_another_folder_give_the_same_bytes(tmp_path: Path, inputs: Inputs, latents: Path) -> None:
-    result = inputs.run(tmp_path / "other", "latents.max_lost_share=0.1", "runtime.processes=1")
-    assert result.returncode == 0, result.stderr
+    main(inputs.arguments(tmp_path / "other", "latents.max_lost_share=0.1"))
     assert folder_bytes(tmp_path / "other") == folder_bytes(latents)
 
 
 def test_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, inputs: Inputs, latents: Path) -> None:
+    """Two workers are killed with their parent; one process goes on."""
     output, state = tmp_path / "latents", tmp_path / "state"
-    command = [sys.executable, "stages/cache_latents.py", *inputs.arguments(output, "latents.max_lost_share=0.1")]
+    command = [
+        sys.executable,
+        "stages/cache_latents.py",
+        *inputs.arguments(output, "latents.max_lost_share=0.1", "runtime.processes=2"),
+    ]
     process = subprocess.Popen(command, env=os.environ | {"STATE_ROOT": str(state)}, stderr=subprocess.DEVNULL)
-    while not list(state.rglob("shard-*.safetensors")):
+    while not (encoded := list(state.rglob("encoded/*/[!.]*.safetensors"))):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not output.exists()
-    done = {file: file.stat().st_mtime_ns for file in state.rglob("shard-*.safetensors")}
-    result = inputs.run(output, "latents.max_lost_share=0.1")
-    assert result.returncode == 0, result.stderr
-    assert done
+    main(inputs.arguments(output, "latents.max_lost_share=0.1"))
+    assert encoded
     assert folder_bytes(output) == folder_bytes(latents)
+    assert not list(state.rglob("*.safetensors"))
+
+
+def finished_portions(folder: Path) -> dict[Path, int]:
+    """{file of the state: when it was written}."""
+    files = [*folder.rglob("measured/*/*.json"), *folder.rglob("encoded/*/*.safetensors")]
+    return {file: file.stat().st_mtime_ns for file in files}
+
+
+def copy_of_configs(base: Path, folder: Path) -> Path:
+    """A base model without weights."""
+    for part in ("vae", "unet"):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_bytes((base / part / "config.json").read_bytes())
+    return folder
 
 
 @pytest.fixture(autouse=True)
 def _state_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("repro.state.STATE_ROOT", tmp_path / "state")
+
+
+def test_another_selection_does_again_only_what_is_new(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first two runs cannot write their output, and so leave their state."""
+    files = {i: webp(picture(i)) for i in range(3, 100_000, 1000)}
+    before = Inputs(tmp_path / "before", base).write({i: file for i, file in files.items() if i != 7003})
+    after = Inputs(tmp_path / "after", base).write({i: file for i, file in files.items() if i != 41_003})
+    (tmp_path / "file").touch()
+    portions = []
+    for inputs in (before, after):
+        with pytest.raises(OSError):
+            main(inputs.arguments(tmp_path / "file" / "latents"))
+        portions.append(finished_portions(tmp_path / "state"))
+    assert portions[0].items() <= portions[1].items()
+    assert len(portions[0]) >= 8
+    # Of each kind one, or two, for the image that came, and for the one that went.
+    assert 1 <= len(portions[1]) - len(portions[0]) <= 6
+    main(after.arguments(tmp_path / "continued"))
+    assert not finished_portions(tmp_path / "state")
+    monkeypatch.setattr("repro.state.STATE_ROOT", tmp_path / "another state")
+    main(after.arguments(tmp_path / "from nothing"))
+    assert folder_bytes(tmp_path / "continued") == folder_bytes(tmp_path / "from nothing")
+
+
+def test_fp16_shards_hold_the_rounded_values(tmp_path: Path, inputs: Inputs, latents: Path) -> None:
+    main(inputs.arguments(tmp_path / "half", "latents.max_lost_share=0.1", "latents.dtype=fp16"))
+    assert (tmp_path / "half" / "index.parquet").read_bytes() == (latents / "index.parquet").read_bytes()
+    for file in latents.glob("*.safetensors"):
+        full, half = load_file(file), load_file(tmp_path / "half" / file.name)
+        assert torch.equal(half["ids"], full["ids"])
+        assert all(torch.equal(half[name], full[name].half()) for name in ("mean", "std"))
+
+
+def test_without_enlarging_the_image_decides_and_tiny_ones_are_lost(tmp_path: Path, base: Path) -> None:
+    sizes = {3: (40, 50), 1003: (15, 60), 2003: (200, 130), 3003: (64, 64)}
+    files = {i: webp(Image.new("RGB", size, (i % 256, 90, 200))) for i, size in sizes.items()}
+    inputs, output = Inputs(tmp_path / "inputs", base).write(files), tmp_path / "latents"
+    main(inputs.arguments(output, "latents.bucket_no_upscale=true", "latents.max_lost_share=0.3"))
+    reason = "too small: 15x60 has not 16 pixels a side for a bucket"
+    assert pl.read_parquet(output / "lost.parquet").rows() == [(1003, reason)]
+    index = pl.read_parquet(output / "index.parquet")
+    placed = index.select("id", "bucket_width", "bucket_height", "crop_left", "crop_top").rows()
+    assert placed == [(3, 32, 48, 4, 1), (2003, 64, 48, 5, 0), (3003, 64, 64, 0, 0)]
+
+
+def test_a_folder_may_be_empty_where_the_recipe_allows_it(tmp_path: Path, base: Path) -> None:
+    inputs = Inputs(tmp_path / "inputs", base).write({3: b"not an image"})
+    main(inputs.arguments(tmp_path / "latents", "latents.max_lost_share=1.0"))
+    assert pl.read_parquet(tmp_path / "latents" / "index.parquet").is_empty()
 
 
 def refused(inputs: Inputs, output: Path, *settings: str) -> str:
@@ -176,6 +250,23 @@ def test_too_many_lost_images(tmp_path: Path, inputs: Inputs) -> None:
 def test_buckets_that_the_model_cannot_take(tmp_path: Path, inputs: Inputs) -> None:
     message = refused(inputs, tmp_path / "latents", "latents.bucket_reso_steps=8")
     assert "this base model needs multiples of 16" in message
+    message = refused(inputs, tmp_path / "latents", "latents.bucket_reso_steps=8", "latents.bucket_no_upscale=true")
+    assert "this base model needs multiples of 16" in message
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there(tmp_path: Path, inputs: Inputs) -> None:
+    assert "device: cuda, but torch sees no GPU here" in refused(inputs, tmp_path / "latents", "device=cuda")
+
+
+def test_latents_that_fp16_cannot_hold(tmp_path: Path, base: Path) -> None:
+    large = copy_of_configs(base, tmp_path / "base")
+    weights = {n: w.float() for n, w in load_file(base / "vae" / "diffusion_pytorch_model.safetensors").items()}
+    weights["quant_conv.bias"][0] = 1e5
+    save_file(weights, large / "vae" / "diffusion_pytorch_model.safetensors")
+    inputs = Inputs(tmp_path, large).write({3: webp(picture(3))})
+    reason = "post 3: latents beyond the range of fp16: set latents.dtype to fp32"
+    assert reason in refused(inputs, tmp_path / "latents", "latents.dtype=fp16")
 
 
 def test_archive_with_other_bytes(tmp_path: Path, base: Path) -> None:
@@ -196,10 +287,7 @@ def test_caption_without_post(tmp_path: Path, base: Path) -> None:
 
 
 def test_vae_weights_that_are_not_finite(tmp_path: Path, base: Path) -> None:
-    broken = tmp_path / "base"
-    for part in ("vae", "unet"):
-        (broken / part).mkdir(parents=True)
-        (broken / part / "config.json").write_bytes((base / part / "config.json").read_bytes())
+    broken = copy_of_configs(base, tmp_path / "base")
     weights = load_file(base / "vae" / "diffusion_pytorch_model.safetensors")
     weights["quant_conv.bias"][0] = float("nan")
     save_file(weights, broken / "vae" / "diffusion_pytorch_model.safetensors")
@@ -209,11 +297,17 @@ def test_vae_weights_that_are_not_finite(tmp_path: Path, base: Path) -> None:
 
 def test_folder_without_a_base_model(tmp_path: Path) -> None:
     inputs = Inputs(tmp_path, tmp_path / "nothing").write({3: webp(picture(3))})
-    assert f"{tmp_path / 'nothing' / 'vae'}: not a diffusers AutoencoderKL" in refused(inputs, tmp_path / "latents")
+    assert f"{tmp_path / 'nothing' / 'vae'}: missing" in refused(inputs, tmp_path / "latents")
+
+
+def test_folder_whose_vae_is_none(tmp_path: Path, base: Path) -> None:
+    broken = copy_of_configs(base, tmp_path / "base")
+    inputs = Inputs(tmp_path, broken).write({3: webp(picture(3))})
+    assert f"{broken / 'vae'}: not a diffusers AutoencoderKL" in refused(inputs, tmp_path / "latents")
 
 
 def test_error_of_a_worker_is_one_line(tmp_path: Path, inputs: Inputs) -> None:
-    result = inputs.run(tmp_path / "latents", "runtime.image_root=nowhere")
+    result = inputs.run(tmp_path / "latents", "runtime.image_root=nowhere", "runtime.processes=2")
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert "nowhere: no such folder of image archives" in result.stderr

@@ -1,23 +1,28 @@
 """Kill -9 of dvc or of a stage anywhere in the pipeline, then again as `make` does it: the same lock."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from repro.params import read_yaml
 from repro.randomness import Stream
 
 import pytest
+import yaml
 from live_processes import wait_until_gone
 
 from proof.clone import clone, foreign_environment, split_stages
 
 REPOSITORY = Path(__file__).parent.parent
 # The sample recipe at a size that shows every stage at work for a few seconds.
-SMALL = {"updates": 6, "warmup_updates": 2, "save_every": 1, "pictures": 1, "reference_pictures": 2, "steps": 2}
+SMALL = {
+    "train": {"updates": 6, "warmup_updates": 2, "save_every": 1, "checkpoints": {"every": 1, "keep_last": 1, "keep_every": 2}},
+    "evaluate": {"pictures": 1, "reference_pictures": 2, "steps": 2},
+}
+SMALL_PICTURES = {"every": 3, "steps": 2}
 TRIES = 8
 
 pytestmark = pytest.mark.slow
@@ -27,10 +32,11 @@ def small_clone(folder: Path) -> Path:
     """A clone of HEAD with a small recipe and no outputs."""
     clone(REPOSITORY, folder)
     params = folder / "params.yaml"
-    text = params.read_text(encoding="utf-8")
-    for key, value in SMALL.items():
-        text = re.sub(rf"^  {key}: .*$", f"  {key}: {value}", text, flags=re.MULTILINE)
-    params.write_text(text, encoding="utf-8")
+    values = read_yaml(params.read_text(encoding="utf-8"), "params.yaml")
+    for section, small in SMALL.items():
+        values[section] |= small
+    values["train"]["pictures"] |= SMALL_PICTURES
+    params.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     (folder / "dvc.lock").unlink()
     return folder
 

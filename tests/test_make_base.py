@@ -9,9 +9,12 @@ from repro.hashing import check_manifest
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_sdxl import write_small_sdxl
 from tiny_booru import folder_bytes, refusal, run_script
+
+from families.sdxl import load_sdxl
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -109,3 +112,51 @@ def test_configs_of_a_listed_folder(model: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     ours, theirs = (load_file(folder / WEIGHTS) for folder in (tmp_path / "base", model))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def scheduler_config(folder: Path) -> dict:
+    return json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+
+
+def listed(model: Path, *settings: str) -> list[str]:
+    values = (f"models.folder={model.parent}", f"models.files={{m: {model.name}}}", "base.formula=m", *settings)
+    return [word for value in values for word in ("--set", value)]
+
+
+def test_without_prediction_and_schedule_the_models_config_stays(model: Path, tmp_path: Path) -> None:
+    assert run_script("make_base.py", *listed(model), "--output", tmp_path / "base").returncode == 0
+    kept = {key: value for key, value in scheduler_config(model).items() if key != "_name_or_path"}
+    assert scheduler_config(tmp_path / "base") == kept
+
+
+def test_prediction_and_schedule_go_from_base_to_single_file_and_back(model: Path, tmp_path: Path) -> None:
+    base, single, back = tmp_path / "base", tmp_path / "single.safetensors", tmp_path / "back"
+    asked = ("base.prediction=v_prediction", "base.zero_terminal_snr=true")
+    assert run_script("make_base.py", *listed(model, *asked), "--output", base).returncode == 0
+    written = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    assert scheduler_config(base) == scheduler_config(model) | written
+    loaded = load_sdxl(base)
+    assert (loaded.prediction, loaded.zero_terminal_snr) == ("v_prediction", True)
+
+    result = run_script("merge.py", *formula(base), "--out", single, "--layout", "both")
+    assert result.returncode == 0, result.stderr
+    with safe_open(single, "pt") as file:
+        assert file.metadata()["modelspec.prediction_type"] == "v"
+        assert {"v_pred", "ztsnr"} <= set(file.keys())
+    assert scheduler_config(tmp_path / "single") == scheduler_config(base)
+    pipeline = StableDiffusionXLPipeline.from_single_file(
+        str(single), config=str(base), local_files_only=True, torch_dtype=torch.float32
+    )
+    assert torch.equal(pipeline.unet.conv_in.weight, loaded.unet.conv_in.weight)
+
+    # Here the configs are those of the untouched model: the file's markers say what it predicts.
+    result = run_script("make_base.py", *formula(single), "--configs", model, "--output", back)
+    assert result.returncode == 0, result.stderr
+    assert scheduler_config(back) == scheduler_config(base)
+    assert folder_bytes(back / "unet") == folder_bytes(base / "unet")
+
+
+def test_a_zero_terminal_model_that_predicts_noise_is_refused(model: Path, tmp_path: Path) -> None:
+    words = refusal("make_base.py", *listed(model, "base.zero_terminal_snr=true"), "--output", tmp_path / "base")
+    assert "base.zero_terminal_snr with prediction epsilon" in words
+    assert not (tmp_path / "base").exists()

@@ -11,24 +11,34 @@ from typing import Any
 import repro  # noqa: F401 - fixes the numeric environment
 from repro.hashing import sha256_json, write_manifest
 from repro.outputs import whole_folder
-from repro.params import read_yaml
+from repro.params import load_params, read_yaml
 from repro.tensorfile import write_tensors
 
 import polars as pl
 import torch
 import yaml
 
+from latents.vae_identity import VAE_KEY, vae_digest
+from training.loop import Job
+
 REPOSITORY = Path(__file__).parent.parent
 BUCKETS = {(64, 64): 13, (48, 80): 6}
 VAE_FACTOR = 4
 SMALL_TRAIN = {
-    "virtual_ranks": 4, "accumulation": 1, "micro_batch": 2, "updates": 5, "warmup_updates": 2, "save_every": 1,
+    "virtual_ranks": 4, "batch_size": 8, "micro_batch_size": 2, "updates": 5, "warmup_updates": 2, "save_every": 1,
+    "checkpoints": {"every": 1, "keep_last": 1, "keep_every": 2},
+    "pictures": {
+        "every": 3, "prompts": ["1girl, smile", "twintails"], "negative_prompt": "", "steps": 2, "guidance": 4.0,
+        "width": 32, "height": 48, "original_width": 96, "original_height": 144,
+    },
 }  # fmt: skip
 
 
-def write_latents(folder: Path, nan_post: int | None = None) -> Path:
-    """A latents folder of two buckets with 13 and 6 images; `nan_post` gets a latent that is not a number."""
+def write_latents(folder: Path, base: Path, nan_post: int | None = None) -> Path:
+    """A latents folder of two buckets with 13 and 6 images that says it was encoded by the VAE of `base`; `nan_post` gets a
+    latent that is not a number."""
     draw = torch.Generator().manual_seed(5)
+    metadata = {VAE_KEY: vae_digest(base)}
     with whole_folder(folder) as new:
         rows: list[dict[str, Any]] = []
         for number, ((width, height), count) in enumerate(BUCKETS.items()):
@@ -38,7 +48,7 @@ def write_latents(folder: Path, nan_post: int | None = None) -> Path:
             if nan_post in ids:
                 mean[ids.index(nan_post), 0, 0, 0] = float("nan")
             shard = f"latents-{number:05d}.safetensors"
-            write_tensors(new / shard, {"mean": mean, "std": std, "ids": torch.tensor(ids)})
+            write_tensors(new / shard, {"mean": mean, "std": std, "ids": torch.tensor(ids)}, metadata)
             size = {"bucket_width": width, "bucket_height": height, "original_width": 3 * width, "original_height": 2 * height}
             rows += [
                 {"id": post, "shard": shard, "row": row, **size, "crop_left": 2 * row, "crop_top": row}
@@ -75,14 +85,23 @@ def sample_values() -> dict[str, Any]:
     return copy.deepcopy(read_yaml(recipe.read_text(), recipe.name))
 
 
-def write_params(path: Path, processes: int = 1, te_lr: float = 0.0005, **train: Any) -> Path:
-    """A parameter file: the sample recipe at five small updates, with keys of `train` replaced."""
+def write_params(
+    path: Path, processes: int = 1, te_lr: float = 0.0005, runtime: dict[str, Any] | None = None, **train: Any
+) -> Path:
+    """A parameter file: the sample recipe at five small updates, with keys of `train` and of `runtime` replaced."""
     values = sample_values()
     values["te_lr"] = te_lr
     values["train"].update(SMALL_TRAIN | train)
-    values["runtime"]["processes"] = processes
+    values["runtime"].update({"processes": processes, "tensorboard": None} | (runtime or {}))
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
+
+
+def job_of(inputs: Path, folder: Path, processes: int = 1, **changes: Any) -> Job:
+    """A run of the loop in this process, with its state in `folder`, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    params = load_params(write_params(folder / "params.yaml", processes, **changes))
+    return Job(params, inputs / "base", inputs / "latents", inputs / "captions", folder)
 
 
 @dataclass(frozen=True)
@@ -93,31 +112,69 @@ class Training:
     folder: Path
 
     @property
-    def outputs(self) -> tuple[Path, Path, Path]:
-        return self.folder / "lokr.safetensors", self.folder / "train.csv", self.folder / "train.json"
+    def lokr(self) -> Path:
+        return self.folder / "lokr.safetensors"
 
-    def command(self, params: Path) -> list[str]:
-        lokr, history, metrics = map(str, self.outputs)
-        latents, captions, base = (str(self.inputs / name) for name in ("latents", "captions", "base"))
-        return [
-            sys.executable, str(REPOSITORY / "stages" / "train.py"), "--params", str(params),
-            "--latents", latents, "--captions", captions, "--base", base,
-            "--output", lokr, "--history", history, "--metrics", metrics,
-        ]  # fmt: skip
+    @property
+    def history(self) -> Path:
+        return self.folder / "train.csv"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "train.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def pictures(self) -> Path:
+        return self.folder / "pictures"
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        return self.lokr, self.checkpoints, self.pictures, self.history, self.metrics
+
+    def arguments(self, params: Path, *more: str) -> list[str]:
+        named = {
+            "params": params, "latents": self.inputs / "latents", "captions": self.inputs / "captions",
+            "base": self.inputs / "base", "output": self.lokr, "checkpoints": self.checkpoints, "pictures": self.pictures,
+            "history": self.history, "metrics": self.metrics,
+        }  # fmt: skip
+        return [*(word for name, value in named.items() for word in (f"--{name}", str(value))), *more]
+
+    def command(self, params: Path, *more: str) -> list[str]:
+        return [sys.executable, str(REPOSITORY / "stages" / "train.py"), *self.arguments(params, *more)]
 
     def environment(self, **more: str) -> dict[str, str]:
         return os.environ | {"STATE_ROOT": str(self.folder / "state")} | more
 
-    def start(self, params: Path, **environment: str) -> subprocess.Popen[str]:
+    def start(self, params: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
+        """Start it as the leader of a process group of its own, as a shell does."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return subprocess.Popen(
-            self.command(params), env=self.environment(**environment), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+            self.command(params, *more),
+            env=self.environment(**environment), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            process_group=0,
+        )  # fmt: skip
 
-    def run(self, params: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(params, **environment)
+    def run(self, params: Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(params, *more, **environment)
         output, errors = process.communicate(timeout=600)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
-    def bytes(self) -> list[bytes]:
-        return [path.read_bytes() for path in self.outputs]
+    def finish(self, params: Path, *more: str, **environment: str) -> "Training":
+        """Run it to its end, which must be a good one."""
+        result = self.run(params, *more, **environment)
+        assert result.returncode == 0, result.stderr
+        return self
+
+    def bytes(self) -> dict[str, bytes]:
+        """Every file of the outputs by its name below the run's folder."""
+        files = [file for output in self.outputs for file in ([output] if output.is_file() else output.rglob("*"))]
+        return {str(file.relative_to(self.folder)): file.read_bytes() for file in sorted(files)}
+
+    def saved_updates(self) -> int:
+        """How many updates the newest saved state in the default folder has."""
+        saved = sorted((self.folder / "state" / "train").glob("*/update-*.safetensors"))
+        return int(saved[-1].stem.removeprefix("update-")) if saved else 0

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from repro.outputs import write_text
+from repro.pictures import save_png
 
 from ccip.pictures import PictureJob
 from ccip.results import MODELS, CharacterResult, pictures_csv
-from ccip.sheets import GRID_NAME, CharacterPictures, ModelPictures, character_sheet, grid_sheet, save_png, sheet_name
+from ccip.sheets import GRID_NAME, CharacterPictures, ModelPictures, character_sheet, grid_sheet, sheet_name
 from ccip.sources import PictureSource
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from repro.errors import StageError
 from repro.numerics import fix_torch
+from repro.pictures import save_png
 
 from PIL import Image
 
 from ccip.prompts import PictureRequest
-from ccip.sheets import save_png
 from ccip.sources import PictureSource
 
 if TYPE_CHECKING:

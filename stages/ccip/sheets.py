@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.outputs import whole_file
-
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
@@ -40,12 +38,6 @@ class CharacterPictures:
     name: str
     references: Sequence[Image.Image]
     models: dict[str, ModelPictures]
-
-
-def save_png(image: Image.Image, path: Path) -> None:
-    """Lossless, without metadata; the compression is fixed so that the bytes are."""
-    with whole_file(path) as temporary:
-        image.save(temporary, format="PNG", optimize=False, compress_level=6)
 
 
 def sheet_name(character: str) -> str:

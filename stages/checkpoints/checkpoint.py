@@ -20,6 +20,7 @@ from checkpoints.keymap import (
     component_of,
     to_single_file,
 )
+from checkpoints.schedule import MARKERS, Schedule
 from checkpoints.tensor_reader import TensorFile, runs
 
 PIECE = 1 << 18
@@ -43,15 +44,21 @@ STRANGERS = {
 class Checkpoint:
     """One model of a merge. `specs` has all tensors by single-file name; `configs` is None for a single file.
 
+    `marked` is what a single file's marker tensors say (they are no part of `specs`); None without any, and for a folder.
+
+    Args:
+        source: a single file, a diffusers folder, or such a folder opened already.
     Raises:
         StageError: no such file or folder, not whole, or not an SDXL checkpoint.
     """
 
-    def __init__(self, path: Path):
-        self.path = Path(path)
+    def __init__(self, source: Path | DiffusersFolder):
+        is_open = isinstance(source, DiffusersFolder)
+        self.path = source.configs.folder if is_open else Path(source)
         self.configs: FolderConfigs | None = None
-        if self.path.is_dir():
-            folder = open_folder(self.path)
+        self.marked: Schedule | None = None
+        if is_open or self.path.is_dir():
+            folder = source if is_open else open_folder(self.path)
             self.configs = folder.configs
             self._tensors = folder.tensors
             self._single = self._of_folder(folder)
@@ -59,8 +66,10 @@ class Checkpoint:
         else:
             file = TensorFile(self.path)
             _refuse_strangers(file)
-            self._tensors = {"": {name: (file, name) for name in file.specs}}
-            self._single = {name: SingleTensor(spec, (Part("", name, "same"),)) for name, spec in file.specs.items()}
+            self.marked = Schedule.from_markers(file.specs)
+            specs = {name: spec for name, spec in file.specs.items() if name not in MARKERS}
+            self._tensors = {"": {name: (file, name) for name in specs}}
+            self._single = {name: SingleTensor(spec, (Part("", name, "same"),)) for name, spec in specs.items()}
             self._digest = None
         self.specs: Mapping[str, TensorSpec] = {name: tensor.spec for name, tensor in self._single.items()}
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ from repro.hashing import MANIFEST_NAME, check_manifest, remembered_sha256, sha2
 from repro.outputs import json_text, whole_folder
 from repro.tensorfile import TensorSpec, stream_tensors
 
+import torch
+
 from checkpoints.keymap import canonical_text_name
+from checkpoints.schedule import Schedule
 from checkpoints.sdxl_shapes import expected_shapes
-from checkpoints.tensor_reader import TensorFile
+from checkpoints.tensor_reader import HeldTensors, TensorFile
 
 PIPELINE = "StableDiffusionXLPipeline"
 WEIGHTS = {
@@ -24,7 +27,6 @@ WEIGHTS = {
     "vae": "diffusion_pytorch_model.safetensors",
 }
 SDXL_RESOLUTION = 1024
-SDXL_PREDICTION = "epsilon"  # diffusers' default, too
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
@@ -50,8 +52,11 @@ class FolderConfigs:
         return size * vae_factor if isinstance(size, int) else SDXL_RESOLUTION
 
     @property
-    def prediction_type(self) -> str:
-        return self.configs["scheduler"].get("prediction_type", SDXL_PREDICTION)
+    def schedule(self) -> Schedule:
+        return Schedule.from_config(self.configs["scheduler"])
+
+    def with_schedule(self, schedule: Schedule) -> "FolderConfigs":
+        return replace(self, configs={**self.configs, "scheduler": schedule.in_config(self.configs["scheduler"])})
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,30 @@ class DiffusersFolder:
     """
 
     configs: FolderConfigs
-    tensors: dict[str, dict[str, tuple[TensorFile, str]]]
+    tensors: dict[str, dict[str, tuple[TensorFile | HeldTensors, str]]]
     weight_hashes: dict[str, str]
 
     @property
     def sha256(self) -> str:
         """One digest of all weight files."""
         return sha256_json(self.weight_hashes)
+
+    def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> "DiffusersFolder":
+        """The folder as if it held these (`<component>.<name>`), of any float types, in the place of its own; the hashes stay
+        those of the files.
+
+        Raises:
+            StageError: one that the folder does not have, or of another shape.
+        """
+        held, changed = HeldTensors(tensors), {component: dict(of) for component, of in self.tensors.items()}
+        for key, spec in held.specs.items():
+            component, _, name = key.partition(".")
+            file, inner = changed.get(component, {}).get(name, (None, ""))
+            if file is None or file.specs[inner].shape != spec.shape:
+                found = f"is of shape {list(file.specs[inner].shape)}" if file else "is not there"
+                raise StageError(f"{self.configs.folder / component}: '{name}' {found}; expected shape {list(spec.shape)}")
+            changed[component][name] = (held, key)
+        return replace(self, tensors=changed)
 
 
 def read_configs(folder: Path) -> FolderConfigs:

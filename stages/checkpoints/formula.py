@@ -144,7 +144,8 @@ def require_formulas(params: Params) -> None:
     """Check both formulas of a recipe before anything is trained that they are to merge.
 
     Raises:
-        StageError: one that cannot be read, or a name in it that is neither listed nor the run's own.
+        StageError: one that cannot be read, a name in it that is neither listed nor the run's own, or `trained` in a place
+            for another kind of file than `train.method` makes.
     """
     for key, text, own in (("base.formula", params.base.formula, ()), ("merge.formula", params.merge.formula, OWN_MODELS)):
         formula = parse_formula(text)
@@ -152,6 +153,16 @@ def require_formulas(params: Params) -> None:
             if name not in (*params.models.files, *own):
                 known = ", ".join((*params.models.files, *own))
                 complain_of_name(formula, name, f"{key}: no model '{name}' is listed in models.files; there are {known}")
+    _require_trained_as_made(parse_formula(params.merge.formula), params.train.method)
+
+
+def _require_trained_as_made(formula: Formula, method: str) -> None:
+    if method == "full" and "trained" in formula.lokrs:
+        what = "train.method full makes 'trained' a whole checkpoint, no LoKr; name it as a model: merge.formula: trained"
+        complain_of_name(formula, "trained", what)
+    if method == "lokr" and "trained" in formula.models:
+        what = "train.method lokr makes 'trained' a LoKr file, no model; write merge.formula: lokr(base, trained, 1.0)"
+        complain_of_name(formula, "trained", what)
 
 
 def complain(text: str, at: int, what: str) -> NoReturn:

@@ -34,12 +34,13 @@ class FormulaJob:
         return Merge(self.formula, operands, precision, self.unmatched, self.unchanged, show_progress=True)
 
     def configs(self, operands: Operands) -> FolderConfigs | None:
-        """Configs and tokenizers: of the named folder, the formula's first model that is one, or the first one listed."""
+        """Configs and tokenizers: of the named folder, the formula's first model that is one, or the first one of all, the
+        stage's own before those that are listed."""
         if self.configs_folder:
             return read_configs(self.configs_folder)
         of_formula = next((model.configs for model in operands.models.values() if model.configs), None)
-        listed = next((path for path in self.paths.values() if path.is_dir()), None)
-        return of_formula or (read_configs(listed) if listed else None)
+        first = next((path for path in self.paths.values() if path.is_dir()), None)
+        return of_formula or (read_configs(first) if first else None)
 
     def needed_configs(self, operands: Operands) -> FolderConfigs:
         """As `configs`.
@@ -72,7 +73,7 @@ def add_formula_options(parser: argparse.ArgumentParser, section: str) -> None:
     parser.add_argument(
         "--configs", type=Path, metavar="FOLDER",
         help="diffusers folder whose configs and tokenizers a diffusers output takes (default: the formula's first model"
-        " that is one, else the first that is listed)",
+        " that is one, else the first of --model, else of the listed ones)",
     )  # fmt: skip
     parser.add_argument("--explain", action="store_true", help="only print the blocks and what is computed for each tensor")
 
@@ -97,7 +98,7 @@ def formula_job(args: argparse.Namespace, section: FormulaSection | None, models
         raise StageError(f"models.files: '{min(doubled)}' is the stage's own model; choose another name")
     return FormulaJob(
         formula,
-        listed | given,
+        given | listed,
         args.unmatched or (section.unmatched if section else "refuse"),
         args.unchanged or (section.unchanged if section else "refuse"),
         args.configs,

@@ -11,8 +11,11 @@ import torch
 
 from checkpoints.diffusers_folder import FolderConfigs, write_folder
 from checkpoints.keymap import TEXT_ENCODER_2_IN_PROJ, Architecture, FolderTensor, Layout, Specs, to_diffusers
+from checkpoints.schedule import Schedule
 from checkpoints.sdxl_shapes import expected_shapes
 
+EPSILON = Schedule()
+EMPTY = TensorSpec("F32", (0,))
 FolderTensors = dict[str, dict[str, FolderTensor]]
 
 
@@ -26,9 +29,18 @@ class TensorSource(Protocol):
         """The bytes of a tensor, or of one of `parts` equal runs of its rows, in pieces."""
 
 
-def write_single_file(path: Path, source: TensorSource, metadata: Callable[[str], Mapping[str, str]]) -> str:
-    """Write SDXL's single file whole; returns the data section's sha256. `metadata`: see `stream_tensors`."""
-    return stream_tensors(path, source.specs, source.chunks, metadata)
+def write_single_file(
+    path: Path, source: TensorSource, metadata: Callable[[str], Mapping[str, str]], schedule: Schedule = EPSILON
+) -> str:
+    """Write SDXL's single file whole, with the markers of its schedule; returns the data section's sha256.
+
+    Args:
+        metadata: see `stream_tensors`.
+    """
+    markers = dict.fromkeys(schedule.markers, EMPTY)
+    return stream_tensors(
+        path, {**source.specs, **markers}, lambda name: () if name in markers else source.chunks(name), metadata
+    )
 
 
 def write_diffusers(target: Path, source: TensorSource, configs: FolderConfigs) -> None:

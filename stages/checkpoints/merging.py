@@ -195,7 +195,8 @@ class Merge:
             if not torch.isfinite(checkpoint.read_float32(name, start, stop)).all():
                 return StageError(f"{checkpoint.path}: tensor '{name}' holds NaN or inf; nothing was written")
         return StageError(
-            f"tensor '{name}': the formula gives numbers too large for {plan.spec.dtype} there; take another precision or formula"
+            f"tensor '{name}': the formula gives numbers too large for {plan.spec.dtype} there; take another precision"
+            " (merge.dtype, train.file_dtype) or formula"
         )
 
     def _require_change(self, name: str, plan: Plan) -> None:

@@ -15,12 +15,13 @@ AUTOV2_DIGITS = 10
 
 
 def modelspec(
-    title: str, merged_from: str, resolution: int, prediction_type: str, data_sha256: str, stated: Mapping[str, str]
+    title: str, merged_from: str | None, resolution: int, prediction_type: str, data_sha256: str, stated: Mapping[str, str]
 ) -> dict[str, str]:
     """ModelSpec's keys for an SDXL checkpoint.
 
     Args:
-        merged_from: names of the models, with commas. resolution: pixels a side. data_sha256: of all after the header.
+        merged_from: names of the models, with commas; None for what is no merge. resolution: pixels a side.
+        data_sha256: of all after the header.
         stated: what else the recipe states, by ModelSpec's name (author, date, license); a date is the recipe's, never
             the clock's.
     """
@@ -31,7 +32,7 @@ def modelspec(
         "modelspec.title": title,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.prediction_type": prediction_type,
-        "modelspec.merged_from": merged_from,
+        **({} if merged_from is None else {"modelspec.merged_from": merged_from}),
         "modelspec.hash_sha256": f"0x{data_sha256}",
         **{f"modelspec.{key}": value for key, value in stated.items()},
     }

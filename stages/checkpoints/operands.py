@@ -9,9 +9,11 @@ from repro.errors import StageError
 from repro.tensorfile import TensorSpec
 
 from checkpoints.checkpoint import Checkpoint
+from checkpoints.diffusers_folder import FolderConfigs
 from checkpoints.formula import Formula, complain_of_name
 from checkpoints.keymap import Architecture, Layout, Place, lokr_places
 from checkpoints.lokr import LokrFile
+from checkpoints.schedule import Schedule
 
 Unmatched = Literal["refuse", "copy", "drop"]
 SHOWN = 3
@@ -27,6 +29,11 @@ class Operands:
     @property
     def hashes(self) -> dict[str, str]:
         return {name: operand.sha256 for name, operand in (self.models | self.lokrs).items()}
+
+    def schedule(self, configs: FolderConfigs | None) -> Schedule:
+        """What the merged model predicts: as the first model's markers say, else the configs, else as SDXL."""
+        marked = next(iter(self.models.values())).marked
+        return marked or (configs.schedule if configs else Schedule())
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from repro.errors import StageError
-from repro.tensorfile import ITEM_BYTES, TensorSpec, torch_dtypes
+from repro.tensorfile import ITEM_BYTES, TensorSpec, spec_of, torch_dtypes
 
 import torch
 
@@ -141,6 +141,23 @@ class TensorFile:
             end += self.specs[name].byte_count
         if end != self._size - self._data:
             raise self._broken(f"{self._size - self._data - end} bytes after the last tensor")
+
+
+class HeldTensors:
+    """Tensors in memory, read as those of a `TensorFile`."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]):
+        self._tensors = tensors
+        self.specs = {name: spec_of(tensor) for name, tensor in tensors.items()}
+
+    def read(self, name: str, start: int, stop: int) -> torch.Tensor:
+        return self._tensors[name].flatten()[start:stop].clone()
+
+    def read_float32(self, name: str, start: int, stop: int) -> torch.Tensor:
+        return self._tensors[name].flatten()[start:stop].to(torch.float32, copy=True)
+
+    def whole(self, name: str) -> torch.Tensor:
+        return self._tensors[name].clone()
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

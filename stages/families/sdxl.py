@@ -1,4 +1,4 @@
-"""SDXL: load, text conditioning, training loss and sampling, all in float32 on the CPU.
+"""SDXL: load, text conditioning, training loss and sampling, on the CPU or a GPU.
 
 Works on any diffusers folder of SDXL's classes, whatever its widths. Facts of the conditioning:
 penultimate hidden states of both text encoders without final layer norm, pooled output of the
@@ -6,10 +6,13 @@ second one's first window, six size numbers as sinusoids inside the UNet (SDXL p
 sd-scripts 48d368fa).
 """
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from repro.errors import StageError
+from repro.params import Precision, Train
 
 import numpy as np
 import torch
@@ -17,13 +20,22 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from families.noise import TIMESTEPS, alphas_cumprod, min_snr_weights, signal_and_noise_scales
+from families.noise import TIMESTEPS, Prediction, alphas_cumprod, loss_weights, signal_and_noise_scales, velocity
+from families.text_cache import Encoded, TextCache
 from families.tokens import WINDOW, token_windows
+
+COMPUTED_IN = {"bf16": torch.bfloat16, "fp16": torch.float16}
+SCHEDULER_CONFIG = Path("scheduler", "scheduler_config.json")
 
 
 @dataclass
 class Sdxl:
-    """The parts of one SDXL model; weights float32, evaluation mode, no gradients."""
+    """The parts of one SDXL model in evaluation mode, weights float32 without gradients unless who trains changes that.
+
+    `precision` is what the UNet and text encoders compute in (the VAE always in float32, in which alone SDXL's is finite).
+    `prediction` and `zero_terminal_snr` are what the model was made to predict, and its schedule. With a `text_cache`,
+    which needs text encoders that do not change, the loss encodes captions one at a time and without gradients.
+    """
 
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel
@@ -31,6 +43,16 @@ class Sdxl:
     tokenizer: CLIPTokenizer
     tokenizer_2: CLIPTokenizer
     vae: AutoencoderKL
+    device: torch.device
+    precision: Precision
+    prediction: Prediction
+    zero_terminal_snr: bool
+    text_cache: TextCache | None = None
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the UNet and the text encoders run."""
+        computed_in = COMPUTED_IN.get(self.precision)
+        return torch.autocast(self.device.type, computed_in, enabled=computed_in is not None)
 
 
 @dataclass(frozen=True)
@@ -50,32 +72,71 @@ class Sizes:
         ]  # fmt: skip
 
 
-def load_sdxl(folder: Path) -> Sdxl:
-    """Load a diffusers folder.
+def load_sdxl(folder: Path, device: str = "cpu", precision: Precision = "fp32") -> Sdxl:
+    """Load a diffusers folder; what it predicts and its schedule are read from its scheduler config.
 
     Raises:
-        StageError: a component is missing or of another class.
+        StageError: a component is missing or of another class, or there is no such device.
     """
     folder = Path(folder)
     for part in ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
         if not (folder / part).is_dir():
             raise StageError(f"{folder}: no folder '{part}'; expected a diffusers folder of an SDXL model")
+    prediction, zero_terminal_snr = _read_schedule(folder / SCHEDULER_CONFIG)
+    place = _device(device)
 
     def model(cls: type, part: str) -> torch.nn.Module:
         options = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
         try:
-            return cls.from_pretrained(folder / part, **options).eval().requires_grad_(False)
+            return cls.from_pretrained(folder / part, **options).eval().requires_grad_(False).to(place)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise StageError(f"{folder / part}: cannot be loaded as {cls.__name__}: {str(error).splitlines()[0]}") from error
 
+    unet = model(UNet2DConditionModel, "unet")
     return Sdxl(
-        unet=model(UNet2DConditionModel, "unet"),
+        unet=unet.to(memory_format=torch.channels_last) if place.type == "cuda" else unet,
         text_encoder=model(CLIPTextModel, "text_encoder"),
         text_encoder_2=model(CLIPTextModelWithProjection, "text_encoder_2"),
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
         tokenizer_2=CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
         vae=model(AutoencoderKL, "vae"),
+        device=place,
+        precision=precision,
+        prediction=prediction,
+        zero_terminal_snr=zero_terminal_snr,
     )
+
+
+def _read_schedule(path: Path) -> tuple[Prediction, bool]:
+    """Prediction type and zero-terminal SNR of a scheduler config, by diffusers' defaults where it says nothing."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        prediction, zero_terminal = config.get("prediction_type", "epsilon"), config.get("rescale_betas_zero_snr", False)
+    except (OSError, ValueError, AttributeError) as error:
+        raise StageError(f"{path}: cannot be read as a scheduler's config: {error}") from None
+    if prediction not in ("epsilon", "v_prediction") or not isinstance(zero_terminal, bool):
+        raise StageError(
+            f"{path}: prediction_type {prediction!r}, rescale_betas_zero_snr {zero_terminal!r};"
+            " expected epsilon or v_prediction, and true or false"
+        )
+    return prediction, zero_terminal
+
+
+def _device(name: str) -> torch.device:
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise StageError(f"device: {name}, but torch {torch.__version__} finds no GPU here; set device: cpu")
+        # Its backward pass has no deterministic form; flash and memory-efficient attention have one.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return device
+
+
+def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on the device; to a GPU from pinned memory, which neither side waits for."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def _join_windows(hidden: torch.Tensor, windows: int) -> torch.Tensor:
@@ -85,16 +146,52 @@ def _join_windows(hidden: torch.Tensor, windows: int) -> torch.Tensor:
     return torch.cat([hidden[:, 0, :1], contents, hidden[:, -1, -1:]], dim=1)
 
 
-def encode_captions(model: Sdxl, captions: list[str], max_token_length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Context [captions, 75n + 2, c1 + c2] and pooled [captions, projection] of captions."""
+def encode_captions(model: Sdxl, captions: list[str], max_token_length: int) -> Encoded:
+    """Context [captions, 75n + 2, c1 + c2] and pooled [captions, projection] of captions, computed as one batch."""
     parts = []
-    for tokenizer, encoder in ((model.tokenizer, model.text_encoder), (model.tokenizer_2, model.text_encoder_2)):
-        ids = token_windows(tokenizer, captions, max_token_length)
-        windows = ids.shape[1]
-        output = encoder(ids.flatten(0, 1), output_hidden_states=True)
-        parts.append(_join_windows(output.hidden_states[-2], windows))
+    with model.autocast():
+        for tokenizer, encoder in ((model.tokenizer, model.text_encoder), (model.tokenizer_2, model.text_encoder_2)):
+            ids = token_windows(tokenizer, captions, max_token_length)
+            windows = ids.shape[1]
+            output = encoder(_moved(ids.flatten(0, 1), model.device), output_hidden_states=True)
+            parts.append(_join_windows(output.hidden_states[-2], windows))
     pooled = output.text_embeds[::windows]
     return torch.cat(parts, dim=-1), pooled
+
+
+def encode_training_captions(model: Sdxl, captions: list[str], max_token_length: int) -> Encoded:
+    """As `encode_captions`; with a text cache one caption at a time, so that no bit depends on what else is in the batch
+    or was kept."""
+    cache = model.text_cache
+    if cache is None:
+        return encode_captions(model, captions, max_token_length)
+    with torch.no_grad():
+        encoded = [
+            cache.encoded(caption, max_token_length, lambda one=caption: encode_captions(model, [one], max_token_length))
+            for caption in captions
+        ]
+        return torch.cat([context for context, _ in encoded]), torch.cat([pooled for _, pooled in encoded])
+
+
+def _predict(model: Sdxl, noisy: torch.Tensor, timesteps: torch.Tensor, encoded: Encoded, sizes: list[Sizes]) -> torch.Tensor:
+    """The UNet's output, float32 [images, 4, h, w]; timesteps int64 [images], or [1] for all of them."""
+    context, pooled = encoded
+    time_ids = _moved(torch.tensor([one.time_ids() for one in sizes], dtype=torch.float32), model.device)
+    conditions = {"text_embeds": pooled, "time_ids": time_ids}
+    if model.device.type == "cuda":
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+    with model.autocast():
+        return model.unet(noisy, timesteps, context, added_cond_kwargs=conditions, return_dict=False)[0].float()
+
+
+@lru_cache(maxsize=8)
+def schedule_tables(
+    prediction: Prediction, zero_terminal_snr: bool, min_snr_gamma: float | None, debiased: bool, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Signal scale, noise scale and loss weight of each timestep on the device."""
+    tables = (*signal_and_noise_scales(zero_terminal_snr), loss_weights(prediction, min_snr_gamma, debiased))
+    signal, scale, weights = (table.to(device) for table in tables)
+    return signal, scale, weights
 
 
 def denoising_losses(
@@ -104,33 +201,45 @@ def denoising_losses(
     timesteps: torch.Tensor,
     captions: list[str],
     sizes: list[Sizes],
-    max_token_length: int,
-    min_snr_gamma: float | None,
+    settings: Train,
 ) -> torch.Tensor:
-    """Weighted epsilon losses, float32 [images]: mean squared error over channels and pixels, times min-SNR.
+    """Weighted losses on the model's device, float32 [images]: mean squared error of the predicted noise or velocity over
+    channels and pixels, times the weight of its timestep (`loss_weights`).
 
     Args:
         latents: scaled VAE latents [images, 4, h, w]; noise: the same shape, with its offset if any.
         timesteps: int64 [images] in 0..999.
     """
-    signal, scale = signal_and_noise_scales()
-    broadcast = (-1, 1, 1, 1)
-    noisy = signal[timesteps].view(broadcast) * latents + scale[timesteps].view(broadcast) * noise
-    context, pooled = encode_captions(model, captions, max_token_length)
-    time_ids = torch.tensor([s.time_ids() for s in sizes], dtype=torch.float32)
-    predicted = model.unet(
-        noisy, timesteps, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids}, return_dict=False
-    )[0]
-    errors = (predicted - noise).square().mean(dim=(1, 2, 3))
-    return errors * min_snr_weights(min_snr_gamma)[timesteps]
+    latents, noise, timesteps = (_moved(tensor, model.device) for tensor in (latents, noise, timesteps))
+    tables = schedule_tables(
+        model.prediction, model.zero_terminal_snr, settings.min_snr_gamma, settings.debiased, model.device
+    )  # fmt: skip
+    signal, scale, weights = (table[timesteps] for table in tables)
+    signal, scale = signal.view(-1, 1, 1, 1), scale.view(-1, 1, 1, 1)
+    encoded = encode_training_captions(model, captions, settings.max_token_length)
+    predicted = _predict(model, signal * latents + scale * noise, timesteps, encoded, sizes)
+    target = noise if model.prediction == "epsilon" else velocity(signal, scale, latents, noise)
+    return (predicted - target).square().mean(dim=(1, 2, 3)) * weights
 
 
-def euler_sigmas(steps: int) -> tuple[list[int], list[float]]:
-    """Timesteps and noise levels of the Euler sampler, spaced as SDXL's own scheduler file says (`leading`,
-    offset 1): diffusers' EulerDiscreteScheduler takes the same ones."""
-    stride = TIMESTEPS // steps
-    timesteps = [i * stride + 1 for i in reversed(range(steps))]
-    kept = alphas_cumprod()
+# In place of a last signal share of 0, whose noise level would be infinite; diffusers takes the same.
+LEAST_SIGNAL = 2.0**-24
+
+
+def euler_sigmas(steps: int, zero_terminal_snr: bool = False) -> tuple[list[int], list[float]]:
+    """Timesteps and noise levels of the Euler sampler: diffusers' EulerDiscreteScheduler takes the same ones.
+
+    They are spaced as SDXL's own scheduler file says (`leading`, offset 1). On the zero-terminal schedule they are
+    `trailing`, since pictures must start from the last timestep, where alone the model has learned to start from nothing
+    (Lin et al. 2023, section 3.3).
+    """
+    kept = alphas_cumprod(zero_terminal_snr)
+    if zero_terminal_snr:
+        timesteps = [round(TIMESTEPS * (steps - i) / steps) - 1 for i in range(steps)]
+        kept[-1] = LEAST_SIGNAL
+    else:
+        stride = TIMESTEPS // steps
+        timesteps = [i * stride + 1 for i in reversed(range(steps))]
     return timesteps, [float(np.sqrt((1.0 - kept[t]) / kept[t])) for t in timesteps] + [0.0]
 
 
@@ -138,7 +247,7 @@ def euler_sigmas(steps: int) -> tuple[list[int], list[float]]:
 def sample_latents(
     model: Sdxl, prompt: str, negative_prompt: str, seed: int, sizes: Sizes, steps: int, guidance: float
 ) -> torch.Tensor:
-    """One picture's latents [1, 4, h, w] by Euler steps with classifier-free guidance.
+    """One picture's latents [1, 4, h, w], on the model's device, by Euler steps with classifier-free guidance.
 
     The sampler is written out because diffusers' schedulers take float32 square roots in torch,
     which are not the same on every CPU. Noise depends on `seed` alone; a picture is computed by
@@ -146,16 +255,18 @@ def sample_latents(
     """
     factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
     shape = (1, model.unet.config.in_channels, sizes.target_height // factor, sizes.target_width // factor)
-    context, pooled = encode_captions(model, [negative_prompt, prompt], WINDOW - 2)
-    time_ids = torch.tensor([sizes.time_ids()] * 2, dtype=torch.float32)
-    conditions = {"text_embeds": pooled, "time_ids": time_ids}
-    timesteps, sigmas = euler_sigmas(steps)
+    encoded = encode_captions(model, [negative_prompt, prompt], WINDOW - 2)
+    timesteps, sigmas = euler_sigmas(steps, model.zero_terminal_snr)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * float(np.sqrt(sigmas[0] ** 2 + 1.0))
+    x = x.to(model.device)
     for t, sigma, next_sigma in zip(timesteps, sigmas, sigmas[1:], strict=False):
         scaled = x * float(1.0 / np.sqrt(sigma**2 + 1.0))
-        noise = model.unet(torch.cat([scaled, scaled]), t, context, added_cond_kwargs=conditions, return_dict=False)[0]
-        unconditional, conditional = noise.chunk(2)
-        x = x + (unconditional + guidance * (conditional - unconditional)) * (next_sigma - sigma)
+        timestep = _moved(torch.tensor([t]), model.device)
+        unconditional, conditional = _predict(model, torch.cat([scaled, scaled]), timestep, encoded, [sizes] * 2).chunk(2)
+        slope = unconditional + guidance * (conditional - unconditional)
+        if model.prediction == "v_prediction":
+            slope = slope * float(1.0 / np.sqrt(sigma**2 + 1.0)) + x * (sigma / (sigma**2 + 1.0))
+        x = x + slope * (next_sigma - sigma)
     return x
 
 
@@ -163,5 +274,5 @@ def sample_latents(
 def decode_picture(model: Sdxl, latents: torch.Tensor) -> Image.Image:
     """The RGB picture of latents [1, 4, h, w]."""
     pixels = model.vae.decode(latents / model.vae.config.scaling_factor, return_dict=False)[0]
-    array = ((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    array = ((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array, "RGB")

@@ -2,8 +2,11 @@
 
 The rules are those of kohya-ss/sd-scripts (main 48d368fa, 2026-02-16: `library/model_util.py`
 make_bucket_resolutions, `library/train_util.py` BucketManager), with its limits `min_bucket_reso`,
-`max_bucket_reso` and `bucket_reso_steps`. Its `bucket_no_upscale` mode is not here: there the images,
-not the recipe, decide which buckets exist. All sizes are (width, height) in pixels.
+`max_bucket_reso` and `bucket_reso_steps`, or, with `bucket_no_upscale`, without limits of a side: there
+the images, not the recipe, decide which buckets exist. All sizes are (width, height) in pixels.
+
+The crop is the one that is cut out of the pixels, and training is told just that. (The reference tells
+another: it computes the bars of a picture fitted into its bucket, which lie on the other axis.)
 """
 
 import math
@@ -80,8 +83,42 @@ def cover_size(image: Size, bucket: Size) -> Size:
     return int(image[0] * scale + 0.5), int(image[1] * scale + 0.5)
 
 
+def _at_the_centre(bucket: Size, resized: Size) -> Placement:
+    return Placement(bucket, resized, (resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2)
+
+
 def place(image: Size, buckets: list[Size]) -> Placement:
     """Bucket, resized size and centre crop of an image (width, height)."""
     bucket = choose_bucket(image, buckets)
-    resized = image if image == bucket else cover_size(image, bucket)
-    return Placement(bucket, resized, (resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2)
+    return _at_the_centre(bucket, image if image == bucket else cover_size(image, bucket))
+
+
+def _nearest_step(length: float, step: int) -> int:
+    """The length rounded to a whole number, and that down to a multiple of `step`."""
+    return int(length + 0.5) // step * step
+
+
+def reduced_size(image: Size, area: int, step: int) -> Size | None:
+    """The size of about `area` pixels to which an image above it shrinks: one side a multiple of `step`, the one
+    that keeps the ratio better (the height, where both do alike). None where a side would be below one step."""
+    ratio = image[0] / image[1]
+    wanted_width = math.sqrt(area * ratio)
+    width, height = _nearest_step(wanted_width, step), _nearest_step(area / wanted_width, step)
+    height_for_width, width_for_height = _nearest_step(width / ratio, step), _nearest_step(height * ratio, step)
+    if not height or not height_for_width:  # the reference divides by these
+        return None
+    if abs(width / height_for_width - ratio) < abs(width_for_height / height - ratio):
+        return width, int(width / ratio + 0.5)
+    return int(height * ratio + 0.5), height
+
+
+def place_without_enlarging(image: Size, area: int, step: int) -> Placement | None:
+    """As `place` in the mode `bucket_no_upscale`: an image of at most `area` pixels keeps its size, a larger one
+    shrinks to about that; what exceeds a multiple of `step` is cut off.
+
+    None for an image that has not one step on a side; the reference fails on such, or makes a bucket of no pixels.
+    """
+    resized = image if image[0] * image[1] <= area else reduced_size(image, area, step)
+    if resized is None or min(resized) < step:
+        return None
+    return _at_the_centre((resized[0] // step * step, resized[1] // step * step), resized)

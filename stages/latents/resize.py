@@ -49,4 +49,4 @@ def fit(image: Image.Image, placement: Placement) -> np.ndarray:
     """The image's pixels in its bucket: uint8 [bucket height, bucket width, 3]."""
     width, height = placement.bucket
     pixels = resize(to_rgb(image), placement.resized)
-    return np.ascontiguousarray(pixels[placement.top : placement.top + height, placement.left : placement.left + width])
+    return np.array(pixels[placement.top : placement.top + height, placement.left : placement.left + width], order="C")

@@ -31,10 +31,14 @@ from families.sdxl import Sdxl, Sizes, decode_picture, load_sdxl, sample_latents
 from proof.fingerprint import measure
 from training.loop import Job, run_updates
 from training.ranks import Ranks
+from training.stopping import StopRequest
 
 # An emulated CPU takes a hundred times as long, so training has small pictures, and sampling few steps.
 TRAINED_SIDE, MADE_SIDE, VAE_FACTOR, IMAGES = 32, 64, 4, 4
-SHORT = {"updates": 2, "warmup_updates": 1, "virtual_ranks": 2, "accumulation": 1, "micro_batch": 2, "save_every": 1}
+SHORT = {
+    "updates": 2, "warmup_updates": 1, "virtual_ranks": 2, "batch_size": 4, "micro_batch_size": 2, "save_every": 1,
+    "checkpoints": None, "pictures": None,
+}  # fmt: skip
 SAMPLING_STEPS = 2
 
 
@@ -65,7 +69,7 @@ def training_digests(params: Params, base: Path) -> Iterator[tuple[str, str]]:
         write_inputs(folder, params.seed)
         (folder / "state").mkdir()
         job = Job(params.model_copy(update={"train": train}), base, folder / "latents", folder / "captions", folder / "state")
-        trained, history = run_updates(job, Ranks(0, 1))
+        trained, history = run_updates(job, Ranks(0, 1), StopRequest())
         state = load_file(sorted((folder / "state").glob("update-*"))[-1])
     yield "trained weights", data_sha256(trained)
     yield "optimizer state", data_sha256({key: tensor for key, tensor in state.items() if key != "weights"})

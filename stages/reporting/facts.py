@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.hashing import sha256_json
-from repro.params import Lokr, Params, Select, read_yaml
+from repro.params import Params, Select, read_yaml
 
 import yaml
 
@@ -14,6 +14,7 @@ from booru.captioning.profiles import Profile, profile
 from booru.captioning.quality import quality_words
 from ccip.prompts import spoken
 from reporting.records import CharacterRow, Inputs
+from reporting.training import training_facts
 
 # A part of a caption, in the words that the published cards use for it.
 PART_WORDS = {
@@ -29,8 +30,6 @@ PART_WORDS = {
     "aesthetic": "<aesthetic tag>",
     "custom": "<custom tags>",
 }
-OPTIMIZER_WORDS = {"lion8bit": "Lion8bit", "adamw": "AdamW"}
-SCHEDULE_WORDS = {"constant_with_warmup": "constant with warm-up", "linear": "linear with warm-up"}
 # Kohaku XL Delta's card names these counts: a tag of so many posts "should work", or "can possibly work".
 LIST_STEPS = (1000, 500, 100, 10)
 LISTED_NAMES = 40
@@ -105,7 +104,7 @@ class Batch:
 
 
 def batch_of(params: Params, inputs: Inputs) -> Batch:
-    images = params.train.micro_batch * params.train.accumulation * params.train.virtual_ranks
+    images = params.train.batch_size
     seen = images * inputs.train.updates
     return Batch(images, seen, seen / inputs.latents.images)
 
@@ -120,10 +119,6 @@ def verdict(inputs: Inputs) -> str:
     return "The interval includes 0: this evaluation shows no difference between base and merged model."
 
 
-def _any_text_factor(lokr: Lokr) -> bool:
-    return lokr.text_attention > 0 or lokr.text_mlp > 0
-
-
 def base_models(params: Params) -> list[str]:
     """The published models that the base is made of, by their names in its formula."""
     return [name for name in params.models.files if re.search(rf"\b{name}\b", params.base.formula)]
@@ -134,7 +129,7 @@ def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
     rules = profile(params.caption.profile)
     base_name = ", ".join(base_models(params))
     recipe = params.model_dump(mode="json", exclude={"runtime"})
-    return {
+    return training_facts(params) | {
         "params": params,
         "recipe": recipe,
         "recipe_digest": sha256_json(recipe),
@@ -144,8 +139,6 @@ def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
         "base_name": base_name,
         "model_words": {"base": f"base, {base_name}", "trained": "trained weights"},
         "batch": batch_of(params, inputs),
-        "optimizer": OPTIMIZER_WORDS[params.train.optimizer],
-        "schedule": SCHEDULE_WORDS[params.train.schedule],
         "rules": rules,
         "format": caption_format(rules, custom=bool(params.ingest.folders)),
         "years": year_words(rules),
@@ -153,7 +146,6 @@ def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
         "conditions": selection_conditions(params.select),
         "artists": name_list(inputs.artists),
         "characters": name_list(inputs.characters),
-        "text_trained": params.te_lr > 0 and (params.train.method == "full" or _any_text_factor(params.train.lokr)),
         "any_held_out": any(row.held_out is not None for row in inputs.rows),
         "prompt_name": spoken,
         "measures": MEASURES,

@@ -16,6 +16,7 @@ CACHE_NAME = "kohaku-repro"
 CHUNK = 1 << 20
 # A file changed within its file system's clock tick keeps its change time: younger ones are not remembered.
 SETTLED_NS = 2_000_000_000
+REMEMBERED_BYTES = 64 << 20
 
 
 def sha256_file(path: Path) -> str:
@@ -50,11 +51,16 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(json_text(value).encode()).hexdigest()
 
 
+def _digest(path: Path) -> str:
+    """sha256 of a file: remembered where hashing takes longer than looking up."""
+    return remembered_sha256(path) if path.stat().st_size >= REMEMBERED_BYTES else sha256_file(path)
+
+
 def hash_tree(path: Path) -> dict[str, str]:
     """{relative name: sha256} of a file or of every file below a folder, sorted by name."""
     if path.is_file():
-        return {path.name: sha256_file(path)}
-    return {str(f.relative_to(path)): sha256_file(f) for f in sorted(path.rglob("*")) if f.is_file()}
+        return {path.name: _digest(path)}
+    return {str(f.relative_to(path)): _digest(f) for f in sorted(path.rglob("*")) if f.is_file()}
 
 
 def write_manifest(folder: Path, content_digest: str, revision: str | None = None) -> None:

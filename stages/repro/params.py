@@ -70,6 +70,7 @@ TEXT_CHUNK = 75
 ALWAYS_BLOCKED = ("loli", "shota", "toddlercon")
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
 Rating = Literal["general", "sensitive", "questionable", "explicit"]
 # Ids from here on are those of plain image folders' pictures; the metadata database's stay below.
 FIRST_FOLDER_ID = 2**52
@@ -229,12 +230,15 @@ class Caption(Section):
 
 
 class Latents(Section):
-    """Pixel area and limits of the aspect-ratio buckets; names as in sd-scripts."""
+    """Pixel area and limits of the aspect-ratio buckets, names as in sd-scripts; `dtype` is what the shards hold."""
 
     resolution: Count
     min_bucket_reso: Count
     max_bucket_reso: Count
     bucket_reso_steps: Count
+    bucket_no_upscale: bool
+    precision: Precision
+    dtype: Literal["fp32", "fp16"]
     shard_megabytes: Count
     max_lost_share: Share
 
@@ -252,8 +256,21 @@ class Latents(Section):
         return self
 
 
+def _patterns(by_name: dict[str, int | None]) -> dict[str, int | None]:
+    for pattern in by_name:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+    return by_name
+
+
 class Lokr(Section):
-    """LoKr factor by module class, full matrix always: a weight (out, in) gets about out * in / factor^2 trained numbers."""
+    """LoKr factor by module class, full matrix always: a weight (out, in) gets about out * in / factor^2 trained numbers.
+
+    `by_name`: factor by a regular expression that the whole of a module's LyCORIS name matches, the first that does; it
+    goes before the class, and null leaves the module as it is.
+    """
 
     unet_attention: Count
     unet_feed_forward: Count
@@ -261,39 +278,92 @@ class Lokr(Section):
     unet_projection: Count
     text_attention: Count
     text_mlp: Count
+    by_name: Annotated[dict[str, Count | None], AfterValidator(_patterns)]
+
+
+class Checkpoints(Section):
+    """Trained weights to keep of a run's middle: of those after every `every` updates the `keep_last` newest, and those
+    whose number of updates is a multiple of `keep_every`."""
+
+    every: Count
+    keep_last: Annotated[int, Field(ge=0)]
+    keep_every: Count | None
+
+    @model_validator(mode="after")
+    def _keeps(self) -> "Checkpoints":
+        if self.keep_every is not None and self.keep_every % self.every:
+            raise ValueError(f"keep_every ({self.keep_every}) must be a multiple of every ({self.every})")
+        if not self.keep_last and self.keep_every is None:
+            raise ValueError("keep_last: 0 without keep_every keeps nothing; write `checkpoints:` (null) for that")
+        return self
+
+
+class Pictures(Section):
+    """Pictures from fixed prompts and seeds after every `every` updates, and before the first."""
+
+    every: Count
+    prompts: Annotated[list[str], Field(min_length=1)]
+    negative_prompt: str
+    steps: Count
+    guidance: Positive
+    width: Annotated[int, Field(ge=8, multiple_of=8)]
+    height: Annotated[int, Field(ge=8, multiple_of=8)]
+    original_width: Count
+    original_height: Count
 
 
 class Train(Section):
-    """One update is virtual_ranks x accumulation micro-batches of micro_batch images each."""
+    """One update is `batch_size` images: virtual_ranks x accumulation micro-batches of micro_batch_size each."""
 
+    precision: Precision
     method: Literal["lokr", "full"]
     lokr: Lokr
-    optimizer: Literal["lion8bit", "adamw"]
+    optimizer: Literal["lion8bit", "lion", "adamw8bit", "adamw", "adafactor"]
     betas: Annotated[list[float], Field(min_length=2, max_length=2)]
     weight_decay: Annotated[float, Field(ge=0)]
-    schedule: Literal["constant_with_warmup", "linear"]
+    schedule: Literal["constant", "cosine", "linear"]
     warmup_updates: Annotated[int, Field(ge=0)]
-    updates: Count
+    updates: Count | None
+    epochs: Count | None
+    batch_size: Count
+    micro_batch_size: Count
     virtual_ranks: Count
-    accumulation: Count
-    micro_batch: Count
     max_grad_norm: Positive
     min_snr_gamma: Positive | None
+    debiased: bool
     noise_offset: Annotated[float, Field(ge=0)]
+    adaptive_noise_offset: float
     max_token_length: Count
     shuffle_tags: bool
     tag_dropout: Share
     caption_dropout: Share
+    file_dtype: Literal["fp16", "bf16", "fp32"]
     save_every: Count
+    checkpoints: Checkpoints | None
+    pictures: Pictures | None
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches that one virtual rank adds up for an update."""
+        return self.batch_size // (self.virtual_ranks * self.micro_batch_size)
 
     @model_validator(mode="after")
     def _possible(self) -> "Train":
         if self.virtual_ranks & (self.virtual_ranks - 1):
             raise ValueError(f"virtual_ranks ({self.virtual_ranks}) must be a power of two")
+        if self.batch_size % (self.virtual_ranks * self.micro_batch_size):
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of virtual_ranks x micro_batch_size"
+                f" ({self.virtual_ranks} x {self.micro_batch_size})"
+            )
+        if (self.updates is None) == (self.epochs is None):
+            raise ValueError("give either updates or epochs, and leave the other null")
         if self.max_token_length % TEXT_CHUNK:
             raise ValueError(f"max_token_length ({self.max_token_length}) must be a multiple of {TEXT_CHUNK}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas ({self.betas}) must lie in [0, 1)")
+        if self.debiased and self.min_snr_gamma is not None:
+            raise ValueError("debiased and min_snr_gamma are two weightings of the same loss; set one")
         return self
 
 
@@ -324,7 +394,14 @@ class FormulaSection(Section):
 
 
 class Base(FormulaSection):
-    """The model that training starts from, of `models`; written as fp16."""
+    """The model that training starts from, of `models`; written as fp16.
+
+    `prediction` and `zero_terminal_snr` are what it is trained to predict from here on, and its noise schedule; null
+    keeps what the formula's first model says.
+    """
+
+    prediction: Literal["epsilon", "v_prediction"] | None
+    zero_terminal_snr: bool | None
 
 
 class Merge(FormulaSection):
@@ -380,14 +457,23 @@ class Report(Section):
 
 
 class Runtime(Section):
-    """What must not change a byte: listed under `params:` by no stage."""
+    """What must not change a byte: listed under `params:` by no stage.
+
+    `text_cache_megabytes`: memory for text encoder outputs of captions seen before, where the encoders are not trained.
+    `tensorboard`: folder for TensorBoard's files, or null.
+    """
 
     image_root: str
     processes: Count
+    gradient_checkpointing: bool
+    text_cache_megabytes: Annotated[int, Field(ge=0)]
+    tensorboard: str | None
 
 
 class Params(Section):
     recipe: str
+    # Decides bits as the precision does, so it is the recipe's: the CPU's are the same on every machine, a GPU's on its model.
+    device: Literal["cpu", "cuda"]
     seed: Annotated[int, Field(ge=0)]
     lr: Positive
     te_lr: Annotated[float, Field(ge=0)]

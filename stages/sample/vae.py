@@ -23,11 +23,11 @@ from booru.images.archives import PLACE_COLUMNS, ImageArchives, ImageIndex
 from latents.buckets import Size, make_buckets, place
 from latents.resize import decode, fit
 from sample.architecture import VAE_FACTOR, make_vae
-from training.flat import FlatWeights, gradient_norm
+from training.adamw import AdamW
+from training.flat import FlatWeights, chunk_squares, norm_of
 from training.gradient_tree import tree_sum, virtual_ranks_of
-from training.optimizers import AdamW
 from training.ranks import Ranks, join_ranks
-from training.resume import Row, load_state, save_state
+from training.resume import Row, RunState, load_state, save_state
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def rate(update: int, settings: Settings) -> float:
 def update_gradient(
     vae: AutoencoderKL, flat: FlatWeights, pictures: Pictures, update: int, job: Job, ranks: Ranks
 ) -> tuple[torch.Tensor, float]:
-    """Gradient of the mean loss of the update's batches, and that loss."""
+    """The owned slice of the gradient of the mean loss of the update's batches, and that loss."""
     settings = job.settings
     losses = torch.zeros(settings.virtual_ranks, dtype=torch.float64)
     mine = virtual_ranks_of(ranks.rank, ranks.world_size, settings.virtual_ranks)
@@ -145,7 +145,7 @@ def update_gradient(
         losses[virtual] = loss.detach()
         return buffer
 
-    gradient = ranks.sum_gradient(tree_sum(len(mine), gradient_of))
+    gradient = ranks.sum_slice(tree_sum(len(mine), gradient_of))
     return gradient, math.fsum(ranks.combine(losses).tolist()) / settings.virtual_ranks
 
 
@@ -155,23 +155,25 @@ def run_updates(job: Job, ranks: Ranks) -> tuple[AutoencoderKL, list[Row]]:
     settings = job.settings
     vae = make_vae(job.seed)
     pictures = read_pictures(job.index, job.images, job.latents, job.seed)
-    flat = FlatWeights({"vae": list(vae.named_parameters())})
-    optimizer = AdamW(flat, settings)
-    history = load_state(job.state, flat.weights, optimizer.state)
-    progress = Progress("VAE", settings.updates, "updates", done=len(history))
-    for update in range(len(history), settings.updates):
+    flat = FlatWeights({"vae": list(vae.named_parameters())}, settings.virtual_ranks)
+    optimizer = AdamW(flat, ranks.slice_of(len(flat.weights)), settings)
+    state = load_state(job.state, ranks, flat, optimizer) or RunState()
+    progress = Progress("VAE", settings.updates, "updates", done=len(state.history))
+    for update in range(len(state.history), settings.updates):
         gradient, loss = update_gradient(vae, flat, pictures, update, job, ranks)
-        norm = gradient_norm(gradient)
+        norm = norm_of(ranks.gather(chunk_squares(gradient)))
         if norm > settings.max_gradient:
             gradient.mul_(settings.max_gradient / norm)
-        optimizer.step(gradient, {"vae": rate(update, settings)})
-        history.append(Row(update, loss, rate(update, settings), 0.0, norm))
+        optimizer.step(gradient, {"vae": rate(update, settings)}, update)
+        ranks.share_slices(flat.weights)
+        state.history.append(Row(update, loss, rate(update, settings), 0.0, norm))
+        done = len(state.history)
         if ranks.rank == 0:
             progress.advance(note=f"loss {loss:.4f}")
-            if len(history) % settings.save_every == 0 or len(history) == settings.updates:
-                save_state(job.state, flat.weights, optimizer.state, history)
+        if done % settings.save_every == 0 or done == settings.updates:
+            save_state(job.state, ranks, flat, optimizer, state)
     vae.register_to_config(scaling_factor=scaling_factor(vae, pictures))
-    return vae.eval(), history
+    return vae.eval(), state.history
 
 
 @torch.no_grad()

@@ -1,110 +1,132 @@
-"""What is trained: LoKr modules of lycoris-lora on a frozen model, or the model's own weights.
+"""What is trained: a LoKr on a frozen model, or the model's own weights.
 
-Groups are `unet` (rate lr) and `text` (rate te_lr). A text rate of 0 leaves both text encoders as
-they are.
+Groups are `text` (rate te_lr) and `unet` (rate lr). A text rate of 0 leaves both text encoders as they are.
 """
 
-import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from repro.errors import StageError
 from repro.numerics import fix_torch
 from repro.params import Lokr, Params
 from repro.randomness import seed_for
+from repro.tensorfile import TensorSpec
 
 import torch
 
 from families.sdxl import Sdxl
+from training.lokr_layers import LokrConv2d, LokrLayer, LokrLinear, lokr_shapes
+from training.lokr_targets import GROUPS, LokrTarget, lokr_targets
 
 NamedParameters = list[tuple[str, torch.nn.Parameter]]
+COMPONENTS = ("unet", "text_encoder", "text_encoder_2", "vae")
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FILE_DTYPES = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
+W1, W2, ALPHA = "lokr_w1", "lokr_w2", "alpha"
 
 
-def _class_factors(lokr: Lokr) -> Mapping[str, dict[str, object]]:
-    """LyCORIS' map from module class to settings; classes as they are called in diffusers and transformers."""
-    factors = {
-        "Attention": lokr.unet_attention,
-        "FeedForward": lokr.unet_feed_forward,
-        "ResnetBlock2D": lokr.unet_resnet,
-        "Downsample2D": lokr.unet_resnet,
-        "Upsample2D": lokr.unet_resnet,
-        "Transformer2DModel": lokr.unet_projection,
-        "CLIPAttention": lokr.text_attention,
-        "CLIPMLP": lokr.text_mlp,
-    }
-    return {name: {"algo": "lokr", "factor": factor} for name, factor in factors.items()}
+@dataclass
+class Trained:
+    """The trained parameters by group, text first, under their names in the file; a group that is not trained is absent."""
+
+    groups: dict[str, NamedParameters]
+    folded_layers: list[LokrLayer] = field(default_factory=list)
+
+    def fold(self) -> None:
+        """Bring what the forward pass reads up to date; before the first forward pass and after every change of the
+        trained numbers."""
+        for layer in self.folded_layers:
+            layer.fold()
+
+    def finish_gradients(self) -> None:
+        """Complete the parameters' gradients, which must be tensors to add to, after the backward passes of one virtual rank."""
+        for layer in self.folded_layers:
+            layer.unfold_gradient()
 
 
-def attach_lokr(model: Sdxl, lokr: Lokr, seed: int, train_text: bool) -> torch.nn.Module:
-    """A full-matrix LoKr network on the model's attention, feed-forward, convolution and projection
-    layers, as lycoris-lora 4.1.3 makes it for kohya's trainer.
+def make_trained(model: Sdxl, params: Params) -> Trained:
+    """Put what `train.method` trains into the model, its frozen weights in the recipe's precision.
 
-    The delta kron(w1, w2) starts at zero (w2 = 0). w1 is drawn anew from a generator keyed by the
-    module's name, because LyCORIS draws from torch's global stream.
+    Raises:
+        StageError: nothing to train in this UNet, a `by_name` pattern that matches no layer, or not an SDXL model.
     """
-    from lycoris.kohya import LycorisNetworkKohya
-
-    logging.getLogger("LyCORIS").setLevel(logging.ERROR)
-
-    LycorisNetworkKohya.apply_preset(
-        {
-            "enable_conv": True,
-            "unet_target_module": ["Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D"],
-            "unet_target_name": [],
-            "text_encoder_target_module": ["CLIPAttention", "CLIPMLP"],
-            "text_encoder_target_name": [],
-            "module_algo_map": _class_factors(lokr),
-            "name_algo_map": {},
-        }
-    )
-    text_encoders = [model.text_encoder, model.text_encoder_2] if train_text else []
-    with torch.random.fork_rng(devices=[]):
-        network = LycorisNetworkKohya(
-            text_encoders, model.unet, network_module="lokr", full_matrix=True, bypass_mode=True, warn_on_unmatched=False
-        )
-    network.apply_to(text_encoders, model.unet, apply_text_encoder=train_text, apply_unet=True)
-    for module in network.text_encoder_loras + network.unet_loras:
-        draw = torch.Generator().manual_seed(seed_for(seed, "lokr w1", module.lora_name))
-        with torch.no_grad():
-            torch.nn.init.kaiming_uniform_(module.lokr_w1, a=5**0.5, generator=draw)
-            module.lokr_w2.zero_()
-    return network
-
-
-def lokr_parameters(network: torch.nn.Module) -> dict[str, NamedParameters]:
-    """The LoKr weights by group, under the names they have in the file."""
-
-    def named(modules: list[torch.nn.Module]) -> NamedParameters:
-        return [(f"{m.lora_name}.{part}", getattr(m, part)) for m in modules for part in ("lokr_w1", "lokr_w2")]
-
-    return {"text": named(network.text_encoder_loras), "unet": named(network.unet_loras)}
-
-
-def model_parameters(model: Sdxl, train_text: bool) -> dict[str, NamedParameters]:
-    """All weights of the UNet and, if asked, of both text encoders, by group."""
-
-    def named(part: str) -> NamedParameters:
-        return [(f"{part}.{name}", parameter) for name, parameter in getattr(model, part).named_parameters()]
-
-    text = named("text_encoder") + named("text_encoder_2") if train_text else []
-    return {"text": text, "unet": named("unet")}
-
-
-def trained_parameters(model: Sdxl, params: Params) -> dict[str, NamedParameters]:
-    """What `train.method` trains, by group; a group that is not trained is absent."""
     fix_torch()
     train_text = params.te_lr > 0
-    if params.train.method == "full":
-        groups = model_parameters(model, train_text)
-    else:
-        groups = lokr_parameters(attach_lokr(model, params.train.lokr, params.seed, train_text))
-    groups = {group: parameters for group, parameters in groups.items() if parameters}
-    if "unet" not in groups:
+    trained = _all_weights(model, train_text) if params.train.method == "full" else _attach_lokr(model, params, train_text)
+    if not trained.groups.get("unet"):
         raise StageError(f"train.method {params.train.method}: found nothing to train in this UNet")
-    return groups
+    return trained
 
 
-def lokr_tensors(trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a LoKr file from the trained ones: with an alpha each, which readers must ignore
-    where both matrices are full (it is 1, so that no precision turns it into infinity)."""
-    alphas = {name.removesuffix("lokr_w1") + "alpha": torch.tensor(1.0) for name in trained if name.endswith("lokr_w1")}
-    return {**{name: tensor.clone() for name, tensor in trained.items()}, **alphas}
+def _all_weights(model: Sdxl, train_text: bool) -> Trained:
+    """All weights of the UNet and, if asked, of both text encoders."""
+    groups: dict[str, NamedParameters] = {}
+    for component, group in GROUPS.items():
+        if group == "unet" or train_text:
+            parameters = getattr(model, component).named_parameters()
+            groups.setdefault(group, []).extend((f"{component}.{name}", parameter) for name, parameter in parameters)
+    return Trained(groups)
+
+
+def _attach_lokr(model: Sdxl, params: Params, train_text: bool) -> Trained:
+    """A LoKr layer in the place of each target; w1 is drawn from a generator keyed by the layer's name."""
+    settings = params.train
+    models = {component: getattr(model, component) for component in COMPONENTS}
+    for component in GROUPS:
+        _hold_frozen_weights_in(TORCH_DTYPES[settings.precision], models[component])
+    trained = Trained({})
+    for target in lokr_targets(models, settings.lokr, train_text):
+        kind = LokrLinear if isinstance(target.layer, torch.nn.Linear) else LokrConv2d
+        layer = kind(target.layer, target.factor, settings.precision, seed_for(params.seed, "lokr w1", target.name))
+        models[target.component].set_submodule(target.path, layer)
+        trained.groups.setdefault(target.group, []).extend([(f"{target.name}.{W1}", layer.w1), (f"{target.name}.{W2}", layer.w2)])
+        if layer.folded is not None:
+            trained.folded_layers.append(layer)
+    return trained
+
+
+def _hold_frozen_weights_in(dtype: torch.dtype, model: torch.nn.Module) -> None:
+    """Linear and Conv2d only: norms and embeddings are computed in float32, and are small."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            # Not module.to(): it cannot be done to the fake tensors of training/memory.py.
+            for name, weight in module.named_parameters(recurse=False):
+                setattr(module, name, torch.nn.Parameter(weight.to(dtype), requires_grad=False))
+
+
+def lokr_tensors(trained: Mapping[str, torch.Tensor], file_dtype: str) -> dict[str, torch.Tensor]:
+    """What a LoKr file holds of the trained tensors, in `file_dtype`: also an alpha for each layer, which readers must ignore
+    where both matrices are full (it is 1, so that no type turns it into infinity)."""
+    dtype = TORCH_DTYPES[file_dtype]
+    tensors = {name: tensor.to(dtype, copy=True) for name, tensor in trained.items()}
+    layers = [name.removesuffix(W1) for name in trained if name.endswith(W1)]
+    return tensors | {layer + ALPHA: torch.ones((), dtype=dtype) for layer in layers}
+
+
+def lokr_specs(targets: list[LokrTarget], file_dtype: str) -> dict[str, TensorSpec]:
+    """Type and shape of each tensor of the LoKr file for these layers."""
+    specs = {}
+    for target in targets:
+        w1, w2 = lokr_shapes(tuple(target.layer.weight.shape), target.factor)
+        for part, shape in ((W1, w1), (W2, w2), (ALPHA, ())):
+            specs[f"{target.name}.{part}"] = TensorSpec(FILE_DTYPES[file_dtype], shape)
+    return specs
+
+
+@dataclass(frozen=True)
+class LokrSize:
+    """Trained numbers, and the bytes of all tensors of the file (its header adds about 120 for each tensor)."""
+
+    numbers: int
+    tensor_bytes: int
+
+
+def lokr_size(models: Mapping[str, torch.nn.Module], lokr: Lokr, train_text: bool, file_dtype: str) -> LokrSize:
+    """How large a LoKr on these models is; no weight is read, so that they may be on the meta device.
+
+    Args:
+        models: unet, text_encoder, text_encoder_2 and vae by name.
+    """
+    specs = lokr_specs(lokr_targets(models, lokr, train_text), file_dtype)
+    numbers = sum(spec.elements for name, spec in specs.items() if not name.endswith(ALPHA))
+    return LokrSize(numbers, sum(spec.byte_count for spec in specs.values()))

@@ -1,8 +1,10 @@
 """Training examples from cached latents and captions, with every draw keyed by (seed, epoch, post id, occurrence)."""
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 from repro.errors import StageError
@@ -14,7 +16,7 @@ import polars as pl
 import torch
 from safetensors import safe_open
 
-from families.noise import TIMESTEPS
+from families.noise import TIMESTEPS, offset_noise
 from families.sdxl import Sizes
 from training.captions import training_caption
 
@@ -66,14 +68,39 @@ def _refuse_missing(path: Path, expected: tuple[str, ...], found: Iterable[str],
         raise StageError(f"{path}: no column {', '.join(missing)}; make it again with the {stage} stage")
 
 
-def _captions(folder: Path) -> pl.DataFrame:
-    """The columns of `CAPTION_COLUMNS` of all captions of the caption stage's folder."""
-    shards = sorted(folder.glob("captions-*.parquet"))
-    if not shards:
-        raise StageError(f"{folder}: no captions-*.parquet; run the caption stage first")
-    for shard in shards:
-        _refuse_missing(shard, CAPTION_COLUMNS, pl.read_parquet_schema(shard), "caption")
-    return pl.concat([pl.read_parquet(shard, columns=list(CAPTION_COLUMNS)) for shard in shards])
+class Captions:
+    """The captions of the caption stage's folder by place, counted through its shards.
+
+    The lists stay in the shards' own frames: joined to one, the words of millions of captions would be held twice.
+
+    Raises:
+        StageError: there are no shards or no words, or a column is missing.
+    """
+
+    def __init__(self, folder: Path):
+        files = sorted(folder.glob("captions-*.parquet"))
+        if not files:
+            raise StageError(f"{folder}: no captions-*.parquet; run the caption stage first")
+        for file in files:
+            _refuse_missing(file, CAPTION_COLUMNS, pl.read_parquet_schema(file), "caption")
+        self._words = _words(folder)
+        self._lists = [pl.read_parquet(file, columns=["keep", "general"]).select("keep", "general") for file in files]
+        self._starts = [0, *accumulate(frame.height for frame in self._lists)]
+        rows = pl.concat([pl.read_parquet(file, columns=["id", "repeats"]) for file in files])
+        self.ids, self.repeats = rows["id"].to_numpy(), rows["repeats"].fill_null(0).to_numpy()
+
+    def places_of(self, ids: np.ndarray) -> np.ndarray:
+        """Places of the captions of posts, -1 where there is none."""
+        order = np.argsort(self.ids, kind="stable")
+        first, end = (np.searchsorted(self.ids, ids, side=side, sorter=order) for side in ("left", "right"))
+        # An id above all others is found behind the last place.
+        return np.where(first < end, np.append(order, -1)[first], -1).astype(np.int32)
+
+    def tags(self, place: int) -> tuple[list[str], list[str]]:
+        """Kept and general tags of the caption at a place."""
+        shard = bisect_right(self._starts, place) - 1
+        keep, general = self._lists[shard].row(place - self._starts[shard])
+        return [self._words[word] for word in keep], [self._words[word] for word in general]
 
 
 def _words(folder: Path) -> list[str]:
@@ -82,6 +109,17 @@ def _words(folder: Path) -> list[str]:
     if not path.exists():
         raise StageError(f"{path}: missing; run the caption stage again")
     return pl.read_parquet(path)["word"].to_list()
+
+
+def _index(path: Path) -> pl.DataFrame:
+    """The latents stage's index, one row an image, the names of shards as numbers inside."""
+    if not path.exists():
+        raise StageError(f"{path}: not found; run the latents stage first")
+    _refuse_missing(path, INDEX_COLUMNS, pl.read_parquet_schema(path), "latents")
+    index = pl.read_parquet(path, columns=list(INDEX_COLUMNS))
+    if index.is_empty():
+        raise StageError(f"{path}: no images; the filter or the latents stage dropped everything")
+    return index.with_columns(pl.col("shard").cast(pl.Categorical))
 
 
 class Examples:
@@ -94,30 +132,28 @@ class Examples:
 
     def __init__(self, latents: Path, captions: Path, params: Params, scaling_factor: float):
         self.folder, self.params, self.scaling_factor = Path(latents), params, scaling_factor
-        index_path = self.folder / "index.parquet"
-        if not index_path.exists():
-            raise StageError(f"{index_path}: not found; run the latents stage first")
-        index = pl.read_parquet(index_path)
-        _refuse_missing(index_path, INDEX_COLUMNS, index.columns, "latents")
-        joined = index.join(_captions(Path(captions)), on="id", how="left", maintain_order="left")
-        if lacking := joined.filter(pl.col("keep").is_null())["id"].to_list():
+        self.rows = _index(self.folder / "index.parquet")
+        self._captions = Captions(Path(captions))
+        ids = self.rows["id"].to_numpy()
+        self._caption_of = self._captions.places_of(ids)
+        if len(lacking := ids[self._caption_of < 0]):
             raise StageError(f"{captions}: no caption for post {lacking[0]} and {len(lacking) - 1} more that have latents")
-        if joined.is_empty():
-            raise StageError(f"{index_path}: no images; the filter or the latents stage dropped everything")
-        if unshown := joined.filter(~(pl.col("repeats") >= 1).fill_null(False))["id"].to_list():
+        repeats = self._captions.repeats[self._caption_of]
+        if len(unshown := ids[repeats < 1]):
             raise StageError(f"{captions}: repeats of post {unshown[0]} is below 1; run the caption stage again")
-        self.rows, self._words = joined, _words(Path(captions))
-        repeats = joined["repeats"].to_numpy()
-        self._row_of = np.repeat(np.arange(joined.height), repeats)
-        self._occurrence_of = np.arange(len(self._row_of)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        self._image_of = np.repeat(np.arange(len(ids), dtype=np.int32), repeats)
+        first = np.cumsum(repeats, dtype=np.int64) - repeats
+        self._occurrence_of = (np.arange(len(self._image_of)) - np.repeat(first, repeats)).astype(np.int32)
 
     def buckets(self) -> list[tuple[int, int]]:
-        """Bucket (width, height) of each entry."""
-        of_images = list(zip(self.rows["bucket_width"].to_list(), self.rows["bucket_height"].to_list(), strict=True))
-        return [of_images[row] for row in self._row_of]
+        """Bucket (width, height) of each entry; entries of one bucket share the tuple."""
+        width, height = (self.rows[f"bucket_{side}"].to_numpy().astype(np.int64) for side in ("width", "height"))
+        keys, number_of = np.unique(width << 32 | height, return_inverse=True)
+        table = [(key >> 32, key & 0xFFFFFFFF) for key in keys.tolist()]
+        return [table[number] for number in number_of[self._image_of]]
 
     def post_ids(self, entries: list[int]) -> list[int]:
-        return self.rows["id"].gather(self._row_of[entries]).to_list()
+        return self.rows["id"].gather(self._image_of[entries]).to_list()
 
     @lru_cache(maxsize=64)  # noqa: B019 - one object a process, and shards stay mapped for its life
     def _shard(self, name: str) -> safe_open:
@@ -129,16 +165,19 @@ class Examples:
         mean, std = (shard.get_slice(name)[row["row"]].float() for name in ("mean", "std"))
         return (mean + std * _normal(mean.shape, self.params.seed, "posterior", *key)) * self.scaling_factor
 
-    def _noise(self, shape: torch.Size, key: tuple[int, ...]) -> torch.Tensor:
-        noise = _normal(shape, self.params.seed, "noise", *key)
-        if offset := self.params.train.noise_offset:
-            noise = noise + offset * _normal((shape[0], 1, 1), self.params.seed, "noise offset", *key)
-        return noise
+    def _noise(self, latents: torch.Tensor, key: tuple[int, ...]) -> torch.Tensor:
+        settings, seed = self.params.train, self.params.seed
+        noise = _normal(latents.shape, seed, "noise", *key)
+        if not (settings.noise_offset or settings.adaptive_noise_offset):
+            return noise
+        draw = _normal((len(latents), 1, 1), seed, "noise offset", *key)
+        return offset_noise(noise, draw, latents, settings.noise_offset, settings.adaptive_noise_offset)
 
     def batch(self, entries: tuple[int, ...], epoch: int) -> Batch:
         """The micro-batch of `entries` (their numbers) in `epoch`."""
         places = list(entries)
-        rows = self.rows[self._row_of[places]].to_dicts()
+        images = self._image_of[places]
+        rows = self.rows[images].to_dicts()
         occurrences = self._occurrence_of[places].tolist()
         keys = [draw_key(epoch, row["id"], k) for row, k in zip(rows, occurrences, strict=True)]
         latents = torch.stack([self._latents(row, key) for row, key in zip(rows, keys, strict=True)])
@@ -146,14 +185,11 @@ class Examples:
         return Batch(
             ids=[row["id"] for row in rows],
             latents=latents,
-            noise=torch.stack([self._noise(latents.shape[1:], key) for key in keys]),
+            noise=torch.stack([self._noise(one, key) for one, key in zip(latents, keys, strict=True)]),
             timesteps=torch.tensor([Stream(seed, "timestep", *key).below(TIMESTEPS) for key in keys]),
             captions=[
-                training_caption(self._texts(row["keep"]), self._texts(row["general"]), settings, seed, *key)
-                for row, key in zip(rows, keys, strict=True)
+                training_caption(*self._captions.tags(place), settings, Stream(seed, "caption", *key))
+                for place, key in zip(self._caption_of[images].tolist(), keys, strict=True)
             ],
             sizes=[_sizes(row) for row in rows],
         )
-
-    def _texts(self, words: list[int]) -> list[str]:
-        return [self._words[word] for word in words]

@@ -1,9 +1,9 @@
-"""Trained weights laid end to end in one float32 buffer, gradients likewise.
+"""Trained numbers laid end to end in one float32 buffer, gradients likewise.
 
-One buffer makes the gradient exchange one message, the update a few whole-buffer operations and the
-saved state a few tensors. Weights of at least 4096 numbers come first in each group and are padded
-to whole blocks of 256, since the 8-bit optimizer quantises block by block and tensor by tensor
-(bitsandbytes' rule); smaller ones follow and keep a float32 state.
+One buffer makes the gradient exchange one message, lets every process own an equal slice of it, and makes the saved
+state a few tensors. Weights of at least 4096 numbers come first in each group and are padded to whole blocks of 256,
+since the 8-bit optimizers quantise block by block and tensor by tensor (bitsandbytes' rule); smaller ones follow and
+keep a float32 state.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,13 @@ import torch
 
 BLOCK = 256
 SMALLEST_QUANTISED = 4096
+# Slices of the buffer begin and end at multiples of it, and gradient norms are added chunk by chunk.
+CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of the buffer with one learning rate: [start, stop), quantised or float32 state."""
+    """A stretch of the buffer with one learning rate: [start, stop), multiples of 256, quantised or float32 state."""
 
     group: str
     quantised: bool
@@ -24,14 +26,25 @@ class Segment:
     stop: int
 
 
+def _whole(count: int, unit: int) -> int:
+    """`count` rounded up to a multiple of `unit`."""
+    return -(-count // unit) * unit
+
+
 class FlatWeights:
     """Moves the parameters of each group into one buffer; the parameters become views of it.
 
     Args:
         groups: {group name: [(parameter name, parameter), ...]}, float32.
+        virtual_ranks: the buffer can be cut into so many equal slices of whole chunks.
     """
 
-    def __init__(self, groups: dict[str, list[tuple[str, torch.nn.Parameter]]]):
+    def __init__(
+        self,
+        groups: dict[str, list[tuple[str, torch.nn.Parameter]]],
+        virtual_ranks: int = 1,
+        device: torch.device | str = "cpu",
+    ):
         self.places: dict[str, tuple[int, torch.Size]] = {}
         self.parameters: dict[str, torch.nn.Parameter] = {}
         self.segments: list[Segment] = []
@@ -44,10 +57,11 @@ class FlatWeights:
                         continue
                     self.places[name] = (end, parameter.shape)
                     self.parameters[name] = parameter
-                    end += -(-parameter.numel() // BLOCK) * BLOCK if quantised else parameter.numel()
+                    end += _whole(parameter.numel(), BLOCK) if quantised else parameter.numel()
+                end = _whole(end, BLOCK)
                 if end > start:
                     self.segments.append(Segment(group, quantised, start, end))
-        self.weights = torch.zeros(end)
+        self.weights = torch.zeros(_whole(end, virtual_ranks * CHUNK), device=device)
         for name, view in self.views(self.weights).items():
             view.copy_(self.parameters[name].detach())
             self.parameters[name].data = view
@@ -65,9 +79,14 @@ class FlatWeights:
         return buffer
 
 
-def gradient_norm(gradient: torch.Tensor, chunk: int = 1 << 16) -> float:
-    """Euclidean norm of a flat gradient: float64 sums over fixed chunks, added in chunk order."""
+def chunk_squares(gradient: torch.Tensor) -> torch.Tensor:
+    """Sum of squares of each chunk of a flat gradient, float64 [chunks]; the same however the gradient is sliced."""
+    return torch.stack([part.double().square().sum() for part in gradient.split(CHUNK)])
+
+
+def norm_of(squares: torch.Tensor) -> float:
+    """Euclidean norm from the sums of squares of all chunks, added in chunk order."""
     total = 0.0
-    for part in gradient.split(chunk):
-        total += float(part.double().square().sum())
+    for square in squares.tolist():
+        total += square
     return total**0.5

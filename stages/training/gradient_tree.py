@@ -1,10 +1,11 @@
 """Gradient sums that do not depend on the number of processes (DESIGN section 5, D3).
 
-A recipe has V virtual ranks, a power of two. Inside a virtual rank micro-batches accumulate by
-ordinary backward passes; the V sums are added in the fixed binary tree ((0+1)+(2+3))+... . A process
-holds a contiguous block of virtual ranks, so the lower levels of the tree are local and the upper
-ones are pairwise exchanges; any process count that divides V adds the same numbers in the same
-order. The idea of virtual ranks: EasyScale (Li et al., SC'23).
+A recipe has V virtual ranks, a power of two. Inside a virtual rank micro-batches accumulate by ordinary backward
+passes; the V sums are added in the fixed binary tree ((0+1)+(2+3))+... . A process holds a contiguous block of virtual
+ranks, so the lower levels of the tree are local. For the upper levels every process owns one slice of the buffer: it
+receives that slice of all processes' sums and adds them in the tree's order. Any process count that divides V adds the
+same numbers in the same order, with the traffic of an all-reduce. The idea of virtual ranks: EasyScale (Li et al.,
+SC'23); of owned slices: ZeRO (Rajbhandari et al., SC'20).
 """
 
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from collections.abc import Callable
 from repro.errors import StageError
 
 import torch
-import torch.distributed as dist
 
 
 def virtual_ranks_of(rank: int, world_size: int, virtual_ranks: int) -> range:
@@ -40,25 +40,4 @@ def tree_sum(count: int, gradient_of: Callable[[int], torch.Tensor]) -> torch.Te
             level += 1
         waiting.append((level, total))
     ((_, total),) = waiting
-    return total
-
-
-def sum_over_processes(total: torch.Tensor, rank: int, world_size: int) -> torch.Tensor:
-    """Go on with the tree over the processes: at each level partners exchange and add their sums.
-
-    Every process ends with the same bits: a + b = b + a in IEEE arithmetic.
-    """
-    stride = 1
-    while stride < world_size:
-        partner = rank ^ stride
-        theirs = torch.empty_like(total)
-        # One after the other: gloo is several times faster this way than with both directions at once.
-        if rank < partner:
-            dist.send(total, partner)
-            dist.recv(theirs, partner)
-        else:
-            dist.recv(theirs, partner)
-            dist.send(total, partner)
-        total = total.add_(theirs)
-        stride *= 2
     return total

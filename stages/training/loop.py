@@ -1,6 +1,8 @@
-"""The training loop: pure arithmetic from saved state to saved state."""
+"""The training loop: from saved state to saved state, the same bits in any number of processes."""
 
 import math
+import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +13,27 @@ from repro.progress import Progress
 
 import torch
 
-from families.sdxl import Sdxl, denoising_losses, load_sdxl
-from training.adapters import trained_parameters
+from families.sdxl import denoising_losses, load_sdxl
+from families.text_cache import TextCache
+from training.adapters import make_trained
+from training.checkpointing import checkpoint_gradients
 from training.examples import Examples
-from training.flat import FlatWeights, gradient_norm
+from training.flat import FlatWeights, chunk_squares, norm_of
 from training.gradient_tree import tree_sum, virtual_ranks_of
+from training.loss_scale import LossScale
+from training.milestones import CHECKPOINTS, PICTURES, checkpoint_name, drop_checkpoints
 from training.optimizers import make_optimizer
 from training.order import DataOrder, MicroBatch
+from training.pictures import draw_pictures
 from training.ranks import Ranks
-from training.resume import Row, load_state, save_state
+from training.resume import Row, RunState, load_state, save_state
 from training.schedules import rate_factor
+from training.stopping import StopRequest
+from training.tensorboard import LossCurves
+from training.weight_file import write_weights
+
+# A norm this far above another is clipped in double precision, as torch.nn.utils.clip_grad_norm_ does.
+CLIP_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -32,90 +45,195 @@ class Job:
     latents: Path
     captions: Path
     state: Path
+    curves: Path | None = None
 
 
-def _add_gradients(
-    model: Sdxl, examples: Examples, batches: list[MicroBatch], epoch: int, params: Params, entries_in_update: int
-) -> list[float]:
-    """Accumulate the gradients of one virtual rank's micro-batches; returns each entry's loss."""
-    losses: list[float] = []
-    for entries in batches:
-        batch = examples.batch(entries, epoch)
-        per_entry = denoising_losses(
-            model, batch.latents, batch.noise, batch.timesteps, batch.captions, batch.sizes,
-            params.train.max_token_length, params.train.min_snr_gamma,
-        )  # fmt: skip
-        (per_entry.sum() / entries_in_update).backward()
-        losses += per_entry.detach().tolist()
-    return losses
-
-
-def _update_gradient(
-    job: Job, model: Sdxl, examples: Examples, flat: FlatWeights, order: DataOrder, update: int, ranks: Ranks
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradient of update's mean loss over its entries, and the loss of each entry in order (float64)."""
-    epoch, work = order.epoch_of(update), order.update(update)
-    counts = [sum(map(len, batches)) for batches in work]
-    losses = torch.zeros(sum(counts), dtype=torch.float64)
-    mine = virtual_ranks_of(ranks.rank, ranks.world_size, len(work))
-
-    def gradient_of(i: int) -> torch.Tensor:
-        buffer, virtual = flat.collect_gradients(), mine[i]
-        values = _add_gradients(model, examples, work[virtual], epoch, job.params, sum(counts))
-        first = sum(counts[:virtual])
-        losses[first : first + counts[virtual]] = torch.tensor(values, dtype=torch.float64)
-        return buffer
-
-    gradient = ranks.sum_gradient(tree_sum(len(mine), gradient_of))
-    return gradient, ranks.combine(losses)
-
-
-def _refuse_bad_losses(losses: torch.Tensor, update: int, order: DataOrder, examples: Examples) -> None:
-    """A loss that is not finite stops the run before the weights are touched."""
-    if bool(torch.isfinite(losses).all()):
-        return
-    entries = [entry for batches in order.update(update) for batch in batches for entry in batch]
-    bad = [entries[i] for i in (~torch.isfinite(losses)).nonzero().flatten().tolist()]
-    raise StageError(
-        f"update {update}: the loss of post {examples.post_ids(bad)[0]} and {len(bad) - 1} more is not finite;"
-        " lower lr or te_lr, or look at these posts (the state before this update is kept)"
-    )
-
-
-def run_updates(job: Job, ranks: Ranks) -> tuple[dict[str, torch.Tensor], list[Row]]:
-    """Train from the newest saved state to the last update; returns the trained tensors and the history.
-
-    Every rank ends with the same bits; rank 0 saves the state every `train.save_every` updates.
+class Trainer:
+    """One process' part of a run: the model, its share of the optimizer, and the data order.
 
     Raises:
-        StageError: a loss is not finite, a rank was lost, or the process count fits no tree.
+        StageError: an input is missing or does not fit, or the process count fits no tree.
     """
-    fix_torch()
-    params = job.params
-    virtual_ranks_of(ranks.rank, ranks.world_size, params.train.virtual_ranks)
-    model = load_sdxl(job.base)
-    examples = Examples(job.latents, job.captions, params, model.vae.config.scaling_factor)
-    flat = FlatWeights(trained_parameters(model, params))
-    optimizer = make_optimizer(flat, params.train)
-    history = load_state(job.state, flat.weights, optimizer.state)
-    settings = params.train
-    order = DataOrder(examples.buckets(), settings.micro_batch, settings.accumulation, settings.virtual_ranks, params.seed)
-    progress = Progress("train", settings.updates, "updates", done=len(history))
-    for update in range(len(history), settings.updates):
-        gradient, losses = _update_gradient(job, model, examples, flat, order, update, ranks)
-        _refuse_bad_losses(losses, update, order, examples)
-        norm = gradient_norm(gradient)
-        if norm > settings.max_grad_norm:
-            gradient.mul_(settings.max_grad_norm / (norm + 1e-6))
-        factor = rate_factor(update, settings)
-        rates = {"unet": params.lr * factor, "text": params.te_lr * factor}
-        optimizer.step(gradient, rates)
+
+    def __init__(self, job: Job, ranks: Ranks):
+        fix_torch()
+        params, self.settings, self.ranks = job.params, job.params.train, ranks
+        self.params = params
+        self.mine = virtual_ranks_of(ranks.rank, ranks.world_size, self.settings.virtual_ranks)
+        self.model = load_sdxl(job.base, ranks.device, self.settings.precision)
+        self.examples = Examples(job.latents, job.captions, params, self.model.vae.config.scaling_factor)
+        self.trained = make_trained(self.model, params)
+        self.flat = FlatWeights(self.trained.groups, self.settings.virtual_ranks, ranks.device)
+        self.trained.fold()
+        numbers = len(self.flat.weights)
+        self.optimizer = make_optimizer(self.flat, ranks.slice_of(numbers), self.settings)
+        self.order = DataOrder(
+            self.examples.buckets(), self.settings.micro_batch_size, self.settings.accumulation,
+            self.settings.virtual_ranks, params.seed,
+        )  # fmt: skip
+        self.updates = self.settings.updates or self.settings.epochs * self.order.updates_per_epoch
+        if params.te_lr == 0:
+            self.model.text_cache = TextCache(params.runtime.text_cache_megabytes)
+        if params.runtime.gradient_checkpointing:
+            checkpoint_gradients(self.model)
+
+    def first_state(self) -> RunState:
+        return RunState(scale=LossScale() if self.settings.precision == "fp16" else None)
+
+    def update(self, state: RunState, stop: StopRequest) -> bool:
+        """Compute and apply the next update and add its row to the history; True when any process was asked to stop, which
+        leaves everything as it was.
+
+        Raises:
+            StageError: a loss or the gradient is not finite; nothing was changed.
+        """
+        update = len(state.history)
+        scale = state.scale.value if state.scale else 1.0
+        gradient, losses, stopping = self.gradient(update, scale, stop)
+        if stopping:
+            return True
         loss = math.fsum(losses.tolist()) / len(losses)
-        history.append(Row(update, loss, rates["unet"], rates["text"], norm))
-        if ranks.rank == 0:
-            progress.advance(note=f"loss {loss:.4f}")
-            if len(history) % settings.save_every == 0 and len(history) < settings.updates:
-                save_state(job.state, flat.weights, optimizer.state, history)
-    if ranks.rank == 0:
-        save_state(job.state, flat.weights, optimizer.state, history)
-    return flat.views(flat.weights), history
+        norm = norm_of(self.ranks.gather(chunk_squares(gradient))) / scale
+        if math.isfinite(loss) and math.isfinite(norm):
+            factor = rate_factor(state.applied, self.settings, self.updates)
+            rates = {"unet": self.params.lr * factor, "text": self.params.te_lr * factor}
+            self._apply(gradient, norm, scale, rates, state.applied)
+            state.history.append(Row(update, loss, rates["unet"], rates["text"], norm))
+            state.applied += 1
+            if state.scale:
+                state.scale.succeed()
+        elif state.scale and math.isfinite(loss):
+            state.scale.overflow(update)
+            state.history.append(Row(update, loss, 0.0, 0.0, None))
+        else:
+            self._refuse(update, losses, norm)
+        return False
+
+    def gradient(self, update: int, scale: float, stop: StopRequest) -> tuple[torch.Tensor, torch.Tensor, bool]:
+        """The owned slice of the gradient of update's mean loss over its entries, times `scale`, the loss of each entry
+        in order (float64), and whether any process was asked to stop: then the others are not whole."""
+        epoch, work = self.order.epoch_of(update), self.order.update(update)
+        counts = [sum(map(len, batches)) for batches in work]
+        losses = torch.zeros(sum(counts) + 1, dtype=torch.float64)
+
+        def gradient_of(i: int) -> torch.Tensor:
+            buffer, virtual = self.flat.collect_gradients(), self.mine[i]
+            first = sum(counts[:virtual])
+            computed = self._add_gradients(work[virtual], epoch, scale, sum(counts), stop)
+            losses[first : first + len(computed)] = computed
+            return buffer
+
+        gradient = self.ranks.sum_slice(tree_sum(len(self.mine), gradient_of))
+        losses[-1] = float(stop.signal > 0)
+        losses = self.ranks.combine(losses)
+        return gradient, losses[:-1], bool(losses[-1] > 0)
+
+    def _add_gradients(
+        self, batches: list[MicroBatch], epoch: int, scale: float, entries_in_update: int, stop: StopRequest
+    ) -> torch.Tensor:
+        """Accumulate the scaled gradients of one virtual rank's micro-batches, until asked to stop; returns each entry's loss."""
+        losses = []
+        for entries in batches:
+            if stop.signal:
+                break
+            batch = self.examples.batch(entries, epoch)
+            per_entry = denoising_losses(
+                self.model, batch.latents, batch.noise, batch.timesteps, batch.captions, batch.sizes, self.settings
+            )
+            (per_entry.sum() * scale / entries_in_update).backward()
+            losses.append(per_entry.detach())
+        self.trained.finish_gradients()
+        # Fetched only now: a GPU computes one micro-batch while the next is prepared.
+        return torch.cat(losses).double().cpu() if losses else torch.zeros(0, dtype=torch.float64)
+
+    def _apply(self, gradient: torch.Tensor, norm: float, scale: float, rates: dict[str, float], applied: int) -> None:
+        """Unscale and clip the owned slice of the gradient, update the owned weights, and exchange them."""
+        if scale != 1.0:
+            gradient.mul_(1.0 / scale)
+        if norm > self.settings.max_grad_norm:
+            gradient.mul_(self.settings.max_grad_norm / (norm + CLIP_EPSILON))
+        if self.optimizer.replicated:
+            whole = torch.empty_like(self.flat.weights)
+            owned = self.ranks.slice_of(len(whole))
+            whole[owned.start : owned.stop] = gradient
+            self.ranks.share_slices(whole)
+            self.optimizer.step(whole, rates, applied)
+        else:
+            self.optimizer.step(gradient, rates, applied)
+            self.ranks.share_slices(self.flat.weights)
+        self.trained.fold()
+
+    def _refuse(self, update: int, losses: torch.Tensor, norm: float) -> None:
+        """A loss or gradient that is not finite stops the run before the weights are touched."""
+        entries = [entry for batches in self.order.update(update) for batch in batches for entry in batch]
+        bad = [entries[i] for i in (~torch.isfinite(losses)).nonzero().flatten().tolist()]
+        posts = ", ".join(map(str, self.examples.post_ids((bad or entries)[:8])))
+        more = f" and {len(bad or entries) - 8} more" if len(bad or entries) > 8 else ""
+        if bad:
+            what = f"the loss of post {posts}{more} is not finite"
+        else:
+            mean = math.fsum(losses.tolist()) / len(losses)
+            what = f"the gradient's norm is {norm} though the loss is {mean:.6g} (posts {posts}{more})"
+        raise StageError(f"update {update}: {what}; lower lr or te_lr, or look at these posts (the last saved state is kept)")
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The trained tensors, on the CPU, by name."""
+        return self.flat.views(self.flat.weights.cpu())
+
+
+def _pass_milestones(trainer: Trainer, job: Job, done: int) -> None:
+    """Draw the pictures and keep the checkpoint that are due after `done` updates."""
+    pictures, checkpoints = trainer.settings.pictures, trainer.settings.checkpoints
+    if pictures and done % pictures.every == 0:
+        draw_pictures(trainer.model, pictures, job.params.seed, done, job.state / PICTURES)
+    if checkpoints and done and done % checkpoints.every == 0:
+        write_weights(job.state / CHECKPOINTS / checkpoint_name(done), trainer.weights(), job.params, job.base)
+        drop_checkpoints(job.state, done, checkpoints)
+
+
+def _end(rank: int, number: int, done: int) -> None:
+    """End the process of a run that was asked to stop and has saved its state; rank 0 says so."""
+    if rank:
+        sys.exit(0)
+    print(f"train: state saved after {done} updates", file=sys.stderr, flush=True)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    print("train: stopped; the same command goes on from here", file=sys.stderr, flush=True)
+    sys.exit(128 + signal.SIGTERM)
+
+
+def run_updates(job: Job, ranks: Ranks, stop: StopRequest) -> tuple[dict[str, torch.Tensor], list[Row]]:
+    """Train from the newest saved state to the last update; returns the trained tensors and the history.
+
+    Every rank ends with the same bits. The state is saved every `train.save_every` updates and when a signal asks the
+    run to stop, which then ends the process.
+
+    Raises:
+        StageError: an input does not fit, a loss or gradient is not finite, or a rank was lost.
+    """
+    trainer = Trainer(job, ranks)
+    state = load_state(job.state, ranks, trainer.flat, trainer.optimizer) or trainer.first_state()
+    trainer.trained.fold()
+    first, updates, settings = ranks.rank == 0, trainer.updates, trainer.settings
+    if first and not state.history:
+        _pass_milestones(trainer, job, 0)
+    progress = Progress("train", updates * settings.batch_size, "images", done=len(state.history) * settings.batch_size)
+    curves = LossCurves(job.curves if first else None, len(state.history))
+    while len(state.history) < updates:
+        if trainer.update(state, stop):
+            save_state(job.state, ranks, trainer.flat, trainer.optimizer, state)
+            curves.close()
+            _end(ranks.rank, stop.signal, len(state.history))
+        done, row = len(state.history), state.history[-1]
+        if first:
+            if row.grad_norm is None:
+                lower = f"the loss scale is now {state.scale.value:g}"
+                print(f"train: update {row.update} skipped: its fp16 gradient overflowed; {lower}", file=sys.stderr)
+            progress.advance(settings.batch_size, note=f"update {done}/{updates} loss {row.loss:.4f}")
+            curves.add(row)
+            _pass_milestones(trainer, job, done)
+        if done % settings.save_every == 0 or done == updates:
+            curves.flush()
+            save_state(job.state, ranks, trainer.flat, trainer.optimizer, state)
+    curves.close()
+    return trainer.weights(), state.history

@@ -1,48 +1,108 @@
-"""Saved state of a run: weights, optimizer state and log rows in one file, written whole."""
+"""Saved state of a run: weights, optimizer state and everything that was counted, in one file, written whole.
+
+The file holds the whole run's tensors, however many processes held shares of them, so that any number of processes can
+go on from it. Rank 0 writes and reads it and tells the others: machines need no shared file system.
+"""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from repro.errors import StageError
 from repro.tensorfile import write_tensors
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+
+from training.flat import FlatWeights
+from training.loss_scale import LossScale
+from training.optimizers import Optimizer
+from training.ranks import Ranks
 
 KEPT = 2
 
 
 @dataclass
 class Row:
-    """One line of the training history: the mean weighted loss of an update's images and its rates."""
+    """One line of the training history: the mean weighted loss of an update's images, its rates and the norm of its
+    gradient before clipping, None where fp16 overflowed and the update was skipped."""
 
     update: int
     loss: float
     lr: float
     te_lr: float
-    grad_norm: float
+    grad_norm: float | None
+
+
+@dataclass
+class RunState:
+    """What a run has counted: a row for every update, how many of them changed the weights, and fp16's loss scale."""
+
+    history: list[Row] = field(default_factory=list)
+    applied: int = 0
+    scale: LossScale | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunState":
+        values: dict[str, Any] = json.loads(text)
+        scale = None if values["scale"] is None else LossScale(**values["scale"])
+        return cls([Row(**row) for row in values["history"]], values["applied"], scale)
 
 
 def _saved(folder: Path) -> list[Path]:
     return sorted(folder.glob("update-*.safetensors"))
 
 
-def save_state(folder: Path, weights: torch.Tensor, optimizer: dict[str, torch.Tensor], history: list[Row]) -> None:
-    """Save after `len(history)` updates; the two newest states are kept."""
-    tensors = {"weights": weights, **{f"optimizer.{name}": tensor for name, tensor in optimizer.items()}}
-    rows = json.dumps([asdict(row) for row in history])
-    write_tensors(folder / f"update-{len(history):08d}.safetensors", tensors, {"history": rows})
-    for old in _saved(folder)[:-KEPT]:
-        old.unlink()
+def save_state(folder: Path, ranks: Ranks, flat: FlatWeights, optimizer: Optimizer, state: RunState) -> None:
+    """Save after `len(state.history)` updates; the two newest states are kept. Every rank takes part, rank 0 writes."""
+    tensors = {"weights": flat.weights.cpu()}
+    for name in sorted(optimizer.state):
+        share = optimizer.state[name]
+        tensors[f"optimizer.{name}"] = share.cpu() if optimizer.replicated else ranks.assemble(share, *optimizer.places[name])
+    if ranks.rank == 0:
+        write_tensors(folder / f"update-{len(state.history):08d}.safetensors", tensors, {"run": state.to_json()})
+        for old in _saved(folder)[:-KEPT]:
+            old.unlink()
 
 
-def load_state(folder: Path, weights: torch.Tensor, optimizer: dict[str, torch.Tensor]) -> list[Row]:
-    """Put the newest saved state into `weights` and `optimizer`; returns its history, empty at the start."""
-    saved = _saved(folder)
-    if not saved:
-        return []
-    with safe_open(saved[-1], framework="pt") as file:
-        weights.copy_(file.get_tensor("weights"))
-        for name, tensor in optimizer.items():
-            tensor.copy_(file.get_tensor(f"optimizer.{name}"))
-        return [Row(**row) for row in json.loads(file.metadata()["history"])]
+def _read(file: Path, flat: FlatWeights, optimizer: Optimizer) -> tuple[dict[str, torch.Tensor], str]:
+    """The tensors and the counts of a saved state, whose names and sizes must be those of this run.
+
+    Raises:
+        StageError: a broken file, or one of another run.
+    """
+    sizes = {"weights": len(flat.weights)}
+    for name, share in optimizer.state.items():
+        sizes[f"optimizer.{name}"] = share.numel() if optimizer.replicated else optimizer.places[name][1]
+    try:
+        with safe_open(file, framework="pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - safe_open is no mapping
+            counts = (stored.metadata() or {}).get("run")
+    except (SafetensorError, OSError) as error:
+        raise StageError(f"{file}: not a whole saved state ({error}); remove it to go on from the one before") from None
+    if counts is None or {name: tensor.numel() for name, tensor in tensors.items()} != sizes:
+        raise StageError(f"{file}: its tensors are not those of this run; it is of another recipe or program. Remove it")
+    return tensors, counts
+
+
+def load_state(folder: Path, ranks: Ranks, flat: FlatWeights, optimizer: Optimizer) -> RunState | None:
+    """Put the newest saved state that rank 0 has into `flat` and `optimizer` of every rank; None where there is none.
+
+    Raises:
+        StageError: the newest file is broken or of another run.
+    """
+    saved = _saved(folder) if ranks.rank == 0 else []
+    tensors, counts = _read(saved[-1], flat, optimizer) if saved else ({}, "")
+    counts = ranks.text_from_first(counts)
+    if not counts:
+        return None
+    flat.weights.copy_(ranks.from_first(tensors.get("weights", torch.empty(len(flat.weights)))))
+    for name, share in sorted(optimizer.state.items()):
+        first, total = (0, share.numel()) if optimizer.replicated else optimizer.places[name]
+        whole = ranks.from_first(tensors.get(f"optimizer.{name}", torch.empty(total, dtype=share.dtype)).flatten())
+        share.copy_(whole[first : first + share.numel()].view_as(share))
+    return RunState.from_json(counts)

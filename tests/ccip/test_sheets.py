@@ -1,11 +1,12 @@
 """Sheets: where pictures stand, file names, stable bytes."""
 
 from repro.hashing import sha256_file
+from repro.pictures import save_png
 
 import pytest
 from PIL import Image
 
-from ccip.sheets import CharacterPictures, ModelPictures, cell_side, character_sheet, fit, grid_sheet, save_png, sheet_name
+from ccip.sheets import CharacterPictures, ModelPictures, cell_side, character_sheet, fit, grid_sheet, sheet_name
 
 
 def plain(colour: str, size: tuple[int, int] = (64, 64)) -> Image.Image:

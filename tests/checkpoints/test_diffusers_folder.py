@@ -14,6 +14,7 @@ from small_sdxl import write_small_sdxl
 from tiny_checkpoints import same
 
 from checkpoints.diffusers_folder import WEIGHTS, FolderConfigs, open_folder, read_configs, write_folder
+from checkpoints.schedule import Schedule
 
 Models = dict[str, dict[str, torch.Tensor]]
 
@@ -53,6 +54,19 @@ def test_write_and_read_is_the_identity_on_tensors_and_configs(original: Path, t
     assert [a.read_bytes() for a in files[0]] == [b.read_bytes() for b in files[1]]
 
 
+def test_a_folder_as_if_it_held_other_tensors(original: Path) -> None:
+    folder, before, ones = open_folder(original), tensors_of(original), torch.ones(32, 4, 3, 3)
+    changed = folder.with_tensors({"unet.conv_in.weight": ones})
+    found = {part: {name: file.whole(inner) for name, (file, inner) in of.items()} for part, of in changed.tensors.items()}
+    for part, tensors in before.items():
+        assert same(found[part], tensors | ({"conv_in.weight": ones} if part == "unet" else {}))
+    file, inner = folder.tensors["unet"]["conv_in.weight"]
+    assert torch.equal(file.whole(inner), before["unet"]["conv_in.weight"])
+    for wrong, words in (("unet.conv_in", "is not there"), ("unet.conv_out.weight", r"is of shape \[4, 32, 3, 3\]")):
+        with pytest.raises(StageError, match=rf"base/unet: '.*' {words}; expected shape \[32, 4, 3, 3\]"):
+            folder.with_tensors({wrong: ones})
+
+
 def test_digest_is_of_all_weight_files(original: Path, copy: Path) -> None:
     folder = open_folder(original)
     assert folder.weight_hashes == {f"{part}/{file}": sha256_file(original / part / file) for part, file in WEIGHTS.items()}
@@ -65,7 +79,7 @@ def test_digest_is_of_all_weight_files(original: Path, copy: Path) -> None:
 def test_resolution_is_the_unets_in_pixels(original: Path) -> None:
     configs = read_configs(original)
     assert configs.resolution == 64
-    assert configs.prediction_type == "epsilon"
+    assert configs.schedule == Schedule("epsilon", False)
 
 
 def test_folder_names_of_another_machine_are_dropped(copy: Path, tmp_path: Path) -> None:

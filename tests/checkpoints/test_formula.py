@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from check_params import main as check_params
 from checkpoints.formula import (
     FUNCTIONS,
     MAX_DEPTH,
@@ -270,6 +271,39 @@ def test_a_complaint_of_a_name_stands_under_its_first_mention() -> None:
         found, said, shown, caret = parts_of(str(caught.value))
         assert (found, said, shown) == (character, "no such file", formula.text.split("\n")[line])
         assert shown[len(caret) - 1 :].startswith(name)
+
+
+def check_of_parameters(method: str, formula: str) -> str | None:
+    """What `make` says of a recipe, before anything is made, where it refuses it."""
+    options = ("--params", "recipes/sample.yaml", "--set", f"train.method={method}", "--set", f"merge.formula={formula}")
+    try:
+        check_params(list(options))
+    except StageError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("marked", ["lokr(base, ^trained, 1.0)", "base + 0.5 * (lokr(base, ^trained, 2) - base)"])
+def test_a_model_of_which_all_weights_are_trained_is_no_lokr(marked: str) -> None:
+    formula = marked.replace("^", "")
+    character, said, line, caret = parts_of(check_of_parameters("full", formula))
+    assert (character, line, len(caret)) == (marked.index("^") + 1, formula, character)
+    assert "train.method full" in said and said.endswith("merge.formula: trained")
+    assert check_of_parameters("lokr", formula) is None
+
+
+@pytest.mark.parametrize("marked", ["^trained", "base + 0.5 * (^trained - base)", "restore_embeddings(^trained, base)"])
+def test_a_lokr_is_no_model(marked: str) -> None:
+    formula = marked.replace("^", "")
+    character, said, line, caret = parts_of(check_of_parameters("lokr", formula))
+    assert (character, line, len(caret)) == (marked.index("^") + 1, formula, character)
+    assert "train.method lokr" in said and said.endswith("merge.formula: lokr(base, trained, 1.0)")
+    assert check_of_parameters("full", formula) is None
+
+
+@pytest.mark.parametrize("method", ["lokr", "full"])
+def test_a_merge_without_the_trained_model_goes_with_either_method(method: str) -> None:
+    assert check_of_parameters(method, "base") is None
 
 
 def test_the_limits_themselves_are_allowed() -> None:

@@ -17,6 +17,7 @@ from checkpoints.checkpoint import Checkpoint
 from checkpoints.diffusers_folder import FolderConfigs, read_configs
 from checkpoints.keymap import Architecture, Layout, to_diffusers
 from checkpoints.layouts import require_configs, write_diffusers, write_single_file
+from checkpoints.schedule import Schedule
 
 Specs = dict[str, dict[str, TensorSpec]]
 
@@ -50,6 +51,25 @@ def test_a_single_file_names_its_datas_digest(folder: Path, tmp_path: Path) -> N
     digest = write_single_file(path, Checkpoint(folder), lambda digest: {"digest": digest})
     with safe_open(path, "pt") as file:
         assert file.metadata() == {"digest": digest}
+
+
+def test_markers_are_written_and_are_no_part_of_the_model(folder: Path, tmp_path: Path) -> None:
+    path, schedule = tmp_path / "a.safetensors", Schedule("v_prediction", True)
+    source = Checkpoint(folder)
+    write_single_file(path, source, lambda _: {}, schedule)
+    written = load_file(path)
+    assert written.keys() - source.specs.keys() == {"v_pred", "ztsnr"}
+    assert all(written[name].shape == (0,) and written[name].dtype == torch.float32 for name in ("v_pred", "ztsnr"))
+    back = Checkpoint(path)
+    assert back.marked == schedule
+    assert back.specs == source.specs
+
+
+def test_markers_with_a_number_in_them_are_known_too(single_file: Path, tmp_path: Path) -> None:
+    save_file(load_file(single_file) | {"v_pred": torch.zeros(1)}, tmp_path / "a.safetensors")
+    assert Checkpoint(tmp_path / "a.safetensors").marked == Schedule("v_prediction", False)
+    assert Checkpoint(tmp_path / "a.safetensors").specs == Checkpoint(single_file).specs
+    assert Checkpoint(single_file).marked is None
 
 
 def test_forms_of_the_single_file(folder: Path, single_file: Path) -> None:

@@ -42,6 +42,7 @@ def test_modelspec_states_what_a_checkpoint_must_and_what_the_recipe_says() -> N
 
 def test_modelspec_says_nothing_that_nobody_stated() -> None:
     assert {"modelspec.author", "modelspec.date", "modelspec.license"}.isdisjoint(spec_of_a_merge(stated={}))
+    assert spec_of_a_merge().keys() - spec_of_a_merge(merged_from=None).keys() == {"modelspec.merged_from"}
 
 
 def test_its_length_does_not_depend_on_the_digest() -> None:

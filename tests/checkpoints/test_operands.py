@@ -1,7 +1,9 @@
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
 from repro.errors import StageError
+from repro.params import FormulaSection, Models
 
 import pytest
 import torch
@@ -26,7 +28,7 @@ from tiny_checkpoints import (
 
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.formula import parse_formula
-from checkpoints.formula_command import FormulaJob
+from checkpoints.formula_command import FormulaJob, add_formula_options, formula_job
 from checkpoints.lokr import LokrFile
 from checkpoints.operands import Landed, land_modules, match_tensors
 
@@ -189,7 +191,8 @@ def test_a_lokr_in_a_models_place_and_a_model_in_a_lokrs(tmp_path: Path) -> None
     files = {"a": write(tmp_path / "a.safetensors", A), "t": lokr_file(tmp_path, lora_unet_conv_in=((2, 2), (4, 2, 3, 3)))}
     with pytest.raises(StageError, match=r"lokr\.safetensors: not an SDXL checkpoint: .*lokr\(model, NAME, weight\)"):
         operands_of("0.5 * a + 0.5 * t", files)
-    with pytest.raises(StageError, match=r"a\.safetensors: '.*' is not a tensor of a plain LoKr file"):
+    wrong = r"a\.safetensors: '.*' is not a tensor of a plain LoKr file; a whole checkpoint is named as a model$"
+    with pytest.raises(StageError, match=wrong):
         operands_of("lokr(t, a, 1)", {"a": files["a"], "t": files["a"]})
 
 
@@ -217,6 +220,17 @@ def test_configs_are_the_named_or_the_first_folders(folders: tuple[Path, Path], 
         found("a", {"a": single})
     with pytest.raises(StageError, match=r"model_index\.json: missing"):
         found("a", files, named=tmp_path)
+
+
+def test_configs_of_the_runs_own_base_go_before_those_of_a_listed_folder(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    base, listed = folders
+    trained = write(tmp_path / "trained.safetensors", A)
+    parser = argparse.ArgumentParser()
+    add_formula_options(parser, "merge")
+    args = parser.parse_args(["--model", f"base={base}", "--model", f"trained={trained}"])
+    recipe = FormulaSection(formula="trained", unmatched="refuse", unchanged="refuse")
+    job = formula_job(args, recipe, Models(folder=str(listed.parent), files={"sdxl": listed.name}))
+    assert job.needed_configs(job.open()).folder == base
 
 
 def landed(folder: Path, **modules: tuple[tuple[int, ...], tuple[int, ...]]) -> dict[str, list[Landed]]:

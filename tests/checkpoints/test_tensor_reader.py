@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 
-from checkpoints.tensor_reader import MAX_DIMENSIONS, MAX_NAME, TensorFile, runs
+from checkpoints.tensor_reader import MAX_DIMENSIONS, MAX_NAME, HeldTensors, TensorFile, runs
 
 
 def of_every_type() -> dict[str, torch.Tensor]:
@@ -86,6 +86,25 @@ def test_what_was_read_is_the_readers_own(every_type: Path) -> None:
             assert same(first, wanted[:8]) and same(longer, wanted[:48]), name
     assert same(file.whole("F32"), theirs["F32"])
     file.close()
+
+
+@given(st.data())
+def test_tensors_in_memory_are_read_as_those_of_a_file(every_type: Path, data: st.DataObject) -> None:
+    file, held = TensorFile(every_type), HeldTensors(of_every_type())
+    assert held.specs == file.specs
+    name = data.draw(st.sampled_from(sorted(file.specs)))
+    start = data.draw(st.integers(0, file.specs[name].elements))
+    stop = data.draw(st.integers(start, file.specs[name].elements))
+    assert same(held.read(name, start, stop), file.read(name, start, stop))
+    assert same(held.read_float32(name, start, stop), file.read_float32(name, start, stop))
+    assert same(held.whole(name), file.whole(name))
+
+
+def test_what_was_read_of_tensors_in_memory_is_the_readers_own() -> None:
+    held = HeldTensors({"a": torch.ones(2, 3)})
+    for read in (held.read("a", 0, 6), held.read_float32("a", 1, 4), held.whole("a")):
+        read.zero_()
+        assert torch.equal(held.whole("a"), torch.ones(2, 3))
 
 
 def test_runs_cover_all_elements_once() -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from repro.errors import StageError
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from latents.buckets import check_buckets, choose_bucket, make_buckets, place
+from latents.buckets import check_buckets, choose_bucket, make_buckets, place, place_without_enlarging
 
 SQUARE = (64, 64)
 
@@ -43,6 +45,52 @@ def test_bucket_resized_size_and_crop(golden: Path, name: str) -> None:
         assert list(placement.bucket) == case["bucket"], case["image"]
         assert list(placement.resized) == case["resized"], case["image"]
         assert [placement.left, placement.top] == case["pixel_crop_left_top"], case["image"]
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", ["bucket_select_32_noupscale", "bucket_select_64_noupscale"])
+def test_bucket_resized_size_and_crop_without_enlarging(golden: Path, name: str) -> None:
+    answer = answers(golden, name)
+    area = answer["base"][0] * answer["base"][1]
+    for case in answer["cases"]:
+        placement = place_without_enlarging(tuple(case["image"]), area, answer["step"])
+        if "error" in case:
+            assert placement is None, case["image"]
+            continue
+        assert list(placement.bucket) == case["bucket"], case["image"]
+        assert list(placement.resized) == case["resized"], case["image"]
+        assert [placement.left, placement.top] == case["pixel_crop_left_top"], case["image"]
+
+
+@pytest.mark.golden
+def test_the_crop_that_training_is_told_is_that_of_the_pixels(golden: Path) -> None:
+    """The reference tells another, in most cases on the other axis; nothing of it is to come in here."""
+    answer = answers(golden, "bucket_select_64")
+    buckets, others = buckets_of(answer), 0
+    for case in answer["cases"]:
+        placement = place(tuple(case["image"]), buckets)
+        cut = [placement.resized[i] - placement.bucket[i] for i in (0, 1)]
+        assert [placement.left, placement.top] == [cut[0] // 2, cut[1] // 2] == case["pixel_crop_left_top"]
+        others += case["time_ids_hw_tl_hw"][2:4] != [placement.top, placement.left]
+    assert others > len(answer["cases"]) // 2
+
+
+@pytest.mark.parametrize("image", [(1, 1), (4096, 1), (1, 4096), (31, 500), (100_000, 20), (20, 100_000)])
+def test_images_of_less_than_a_step_have_no_bucket_without_enlarging(image: tuple[int, int]) -> None:
+    assert place_without_enlarging(image, 1024 * 1024, 32) is None
+
+
+SIDE = st.integers(1, 20_000)
+
+
+@given(SIDE, SIDE, st.sampled_from([8, 32, 64]))
+def test_without_enlarging_nothing_grows_and_the_bucket_is_covered(width: int, height: int, step: int) -> None:
+    placement = place_without_enlarging((width, height), 1024 * 1024, step)
+    if placement is None:
+        assert min(width, height) < step or max(width, height) / min(width, height) > 1024 / step
+        return
+    for side, resized, bucket in zip((width, height), placement.resized, placement.bucket, strict=True):
+        assert bucket % step == 0 and 0 < bucket <= resized <= side and resized - bucket < step
 
 
 def test_sample_buckets() -> None:

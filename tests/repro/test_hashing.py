@@ -126,6 +126,36 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def big(tmp_path: Path) -> Path:
+    """A folder with a file of the size from which on hashes are remembered, and a small one."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    with open(folder / "unet.safetensors", "wb") as file:
+        file.truncate(hashing.REMEMBERED_BYTES)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_a_tree_remembers_its_big_files_only(cache: Path, big: Path) -> None:
+    first = hash_tree(big)
+    assert len(list(cache.iterdir())) == 1
+    other = falsify(next(cache.iterdir()))
+    assert hash_tree(big) == first | {"unet.safetensors": other}
+
+
+def test_a_tree_notices_a_big_file_of_other_content_though_size_and_time_are_kept(cache: Path, big: Path) -> None:
+    path = big / "unet.safetensors"
+    before, times = hash_tree(big), path.stat()
+    with open(path, "r+b") as file:
+        file.seek(1 << 20)
+        file.write(b"!")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = hash_tree(big)
+    assert after["unet.safetensors"] != before["unet.safetensors"]
+    assert after["unet.safetensors"] == sha256_file(path)
+
+
 def falsify(entry: Path) -> str:
     """Puts another digest into an entry, to show whether it is used."""
     key, digest = entry.read_text().split("\n")

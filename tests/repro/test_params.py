@@ -1,5 +1,7 @@
 """Parameter files: numbers in every spelling, one-line errors that name the key."""
 
+import json
+import re
 from pathlib import Path
 
 from repro.errors import StageError
@@ -36,15 +38,17 @@ def test_every_spelling_of_a_rate_is_the_same_number_in_an_override(sample: Path
 
 @pytest.mark.parametrize("spelling", ["2e-5", "2e-05", "2.0e-5", "0.00002"])
 def test_a_file_that_dvc_rewrote_has_the_number_and_is_else_the_same(tmp_path: Path, spelling: str) -> None:
-    """`dvc exp run -S lr=2e-5` goes through this function of DVC; it writes 2e-05."""
+    """`dvc exp run -S lr=2e-5` goes through this function of DVC; it writes 2e-05, and breaks lines that are long."""
     from dvc.utils.hydra import apply_overrides
 
     path = tmp_path / "params.yaml"
     path.write_bytes(Path("params.yaml").read_bytes())
     apply_overrides(path, [f"lr={spelling}"])
-    before, after = Path("params.yaml").read_text().splitlines(), path.read_text().splitlines()
+    before, after = Path("params.yaml").read_text(), path.read_text()
     assert load_params(path).lr == 2e-5
-    assert [line for line in after if not line.startswith("lr:")] == [line for line in before if not line.startswith("lr:")]
+    values = read_yaml(before, "before") | {"lr": 2e-5}
+    assert json.dumps(read_yaml(after, "after")) == json.dumps(values), "in the same order"
+    assert re.findall("#.*", after) == re.findall("#.*", before)
 
 
 @pytest.mark.parametrize("text", ["2e-5 x", "1_000", "0x10", "'2e-5'", "true", ".inf", ".nan", "1e999", "[1]", "null", "2,5"])
@@ -129,7 +133,21 @@ def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
         ("train.betas=[0.9, 1.0]", r"\[0, 1\)"),
         ("train.betas=[0.9]", "betas"),
         ("train.optimizer=sgd", "optimizer"),
-        ("train.micro_batch=0", "micro_batch"),
+        ("train.micro_batch_size=0", "micro_batch_size"),
+        ("train.batch_size=12", "batch_size \\(12\\) must be a multiple of virtual_ranks x micro_batch_size \\(4 x 2\\)"),
+        ("train.updates=null", "either updates or epochs"),
+        ("train.epochs=3", "either updates or epochs"),
+        ("train.debiased=true", "debiased and min_snr_gamma are two weightings"),
+        ("train.schedule=polynomial", "schedule"),
+        ("train.precision=int8", "precision"),
+        ("train.lokr.by_name={'(': 2}", "'\\(' is not a regular expression"),
+        ("train.lokr.unet_attention=0", "unet_attention"),
+        ("train.checkpoints={every: 4, keep_last: 1, keep_every: 6}", "keep_every \\(6\\) must be a multiple of every \\(4\\)"),
+        ("train.checkpoints={every: 4, keep_last: 0, keep_every: null}", "keeps nothing"),
+        ("train.pictures.prompts=[]", "prompts"),
+        ("train.pictures.width=60", "width"),
+        ("device=tpu", "device"),
+        ("runtime.text_cache_megabytes=-1", "text_cache_megabytes"),
         ("train.tag_dropout=1.5", "tag_dropout"),
         ("latents.bucket_reso_steps=12", "multiple of 8"),
         ("latents.max_bucket_reso=32", "no bucket is possible"),

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from repro import state
+from repro.errors import StageError
+from repro.state import INPUTS, forget_state, stage_state
+
 import pytest
 
 HOLD = """
@@ -77,6 +81,67 @@ def test_state_knows_what_determined_it(environment: dict[str, str]) -> None:
     folder = Path(process.stdout.readline().strip())
     process.communicate("\n", timeout=60)
     assert (folder / "inputs.json").read_text() == '{\n  "recipe": "a"\n}\n'
+
+
+PARTS = {
+    "params": {"lr": 0.1, "train": {"updates": 5, "pictures": None}},
+    "latents": {"content": "a", "files": {"x": "1"}},
+    "code": "c",
+}
+
+
+def changed(**parts: object) -> dict[str, object]:
+    return PARTS | parts
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (changed(params={"lr": 0.2, "train": {"updates": 5, "pictures": None}}), "lr: 0.2 there, 0.1 here"),
+        (changed(params={"lr": 0.1, "train": {"updates": 9, "pictures": 3}}),
+         "train.pictures: 3 there, None here; train.updates: 9 there, 5 here"),
+        (changed(latents={"content": "b", "files": {"x": "2"}}), "latents.content; latents.files.x"),
+        (changed(code="d"), "code"),
+        (changed(latents={"content": "b", "files": {str(i): "1" for i in range(9)}}),
+         "latents.content; latents.files.0; latents.files.1; latents.files.2; and 7 more"),
+    ],
+)  # fmt: skip
+def test_a_named_folder_of_another_run_is_refused_with_what_differs(tmp_path: Path, there: dict, said: str) -> None:
+    with stage_state("train", there, tmp_path / "mine"):
+        pass
+    with pytest.raises(StageError) as caught, stage_state("train", PARTS, tmp_path / "mine"):
+        pass
+    text = f"{tmp_path / 'mine'}: holds the state of another run, which differs in {said}; continue that one as it was, or name"
+    assert str(caught.value) == f"{text} another folder"
+    with stage_state("train", there, tmp_path / "mine") as folder:
+        assert (folder / INPUTS).exists(), "its own run goes on"
+
+
+def test_the_default_folder_begins_anew_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(state, "STATE_ROOT", tmp_path)
+    with stage_state("train", changed(code="d")) as other:
+        (other / "update-00000001").write_text("kept")
+    assert capsys.readouterr().err == ""
+    for said in (f"{other}: the state of an unfinished run that differs in code; beginning anew\n", ""):
+        with stage_state("train", PARTS) as folder:
+            assert folder != other and list(folder.iterdir()) == [folder / INPUTS]
+        assert capsys.readouterr().err == said, "once: what goes on needs no word"
+    assert (other / "update-00000001").read_text() == "kept"
+    forget_state(folder)
+    assert other.exists() and not folder.exists()
+
+
+def test_two_runs_with_folders_of_their_own_live_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "LOCK_WAIT_SECONDS", 0)
+    with (
+        stage_state("train", PARTS, tmp_path / "a"),
+        stage_state("train", changed(code="d"), tmp_path / "b"),
+        pytest.raises(StageError, match="a: another train process is running here"),
+        stage_state("train", PARTS, tmp_path / "a"),
+    ):
+        pass
 
 
 def test_the_code_digest_follows_the_code_and_nothing_else(tmp_path: Path, environment: dict[str, str]) -> None:

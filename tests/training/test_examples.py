@@ -1,7 +1,11 @@
 """Training examples: posterior samples, keyed noise, sizes, and what is refused."""
 
+import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from repro.errors import StageError
@@ -11,14 +15,17 @@ from repro.randomness import Stream, seed_for
 import polars as pl
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny_training import write_captions, write_params
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tiny_training import REPOSITORY, write_captions, write_params
 
 from families.noise import TIMESTEPS
 from training.captions import training_caption
-from training.examples import Examples, draw_key
+from training.examples import Batch, Examples, draw_key
 
 SCALE = 0.5
+REPEATS = {1007: 3, 1028: 2, 2000: 2}
 
 
 @pytest.fixture
@@ -31,8 +38,9 @@ def examples(training_inputs: Path, params: Params) -> Examples:
     return Examples(training_inputs / "latents", training_inputs / "captions", params, SCALE)
 
 
-def with_offset(params: Params, offset: float) -> Params:
-    return params.model_copy(update={"train": params.train.model_copy(update={"noise_offset": offset})})
+def with_offset(params: Params, offset: float, adaptive: float = 0.0) -> Params:
+    offsets = {"noise_offset": offset, "adaptive_noise_offset": adaptive}
+    return params.model_copy(update={"train": params.train.model_copy(update=offsets)})
 
 
 def test_rows_follow_the_index(examples: Examples) -> None:
@@ -100,7 +108,7 @@ def test_draws_are_those_of_their_keys(training_inputs: Path, params: Params) ->
     assert batch.timesteps.tolist() == [Stream(seed, "timestep", 2, 1007).below(TIMESTEPS)]
     keep = ["1girl", "name 1007"]
     general = ["blue hair", "twintails", "smile", "open mouth", "simple background", "newest"]
-    assert batch.captions == [training_caption(keep, general, params.train, seed, 2, 1007)]
+    assert batch.captions == [training_caption(keep, general, params.train, Stream(seed, "caption", 2, 1007))]
 
 
 def test_timesteps_cover_the_schedule(examples: Examples) -> None:
@@ -137,6 +145,121 @@ def test_noise_offset_is_sd_scripts_with_keyed_draws(golden: Path, training_inpu
     assert torch.allclose(offset_of(noise(strength), noise(0.0)), strength * torch.stack(draws)[:, :, 0, 0], atol=1e-6)
 
 
+def test_an_adaptive_offset_follows_the_mean_of_each_channel(training_inputs: Path, params: Params) -> None:
+    def batch(offset: float, adaptive: float) -> Batch:
+        inputs = training_inputs / "latents", training_inputs / "captions"
+        return Examples(*inputs, with_offset(params, offset, adaptive), SCALE).batch((0, 1), epoch=2)
+
+    plain = batch(0.0, 0.0)
+    draws = [
+        torch.randn((4, 1, 1), generator=torch.Generator().manual_seed(seed_for(params.seed, "noise offset", 2, post)))
+        for post in (1000, 1007)
+    ]
+    means = plain.latents.mean(dim=(2, 3)).abs()
+    for offset, adaptive in ((0.05, 0.5), (0.0, 0.5), (0.01, -0.5)):
+        expected = (offset + adaptive * means).clamp(min=0) * torch.stack(draws)[:, :, 0, 0]
+        assert torch.allclose(offset_of(batch(offset, adaptive).noise, plain.noise), expected, atol=1e-6)
+
+
+def digest_of(batch: Batch, place: int) -> str:
+    """All of one example of a batch."""
+    whole = hashlib.sha256(repr((batch.ids[place], batch.captions[place], batch.sizes[place])).encode())
+    for tensor in (batch.latents, batch.noise, batch.timesteps):
+        whole.update(repr((tensor.dtype, tensor.shape[1:])).encode() + tensor[place].numpy().tobytes())
+    return whole.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def repeated(training_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Latents and captions folder of 23 entries: 16 of the first bucket and 7 of the second."""
+    captions = tmp_path_factory.mktemp("repeated") / "captions"
+    return training_inputs / "latents", write_captions(captions, training_inputs / "latents", REPEATS)
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A parameter file in which every kind of draw is used."""
+    path = tmp_path_factory.mktemp("varied") / "p.yaml"
+    draws = {"noise_offset": 0.05, "adaptive_noise_offset": 0.1, "caption_dropout": 0.2, "tag_dropout": 0.3}
+    return write_params(path, shuffle_tags=True, **draws)
+
+
+@pytest.fixture(scope="module")
+def alone(repeated: tuple[Path, Path], varied: Path) -> dict[tuple[int, int], str]:
+    """Digest of each (epoch, entry), each made by itself."""
+    examples = Examples(*repeated, load_params(varied), SCALE)
+    return {(epoch, entry): digest_of(examples.batch((entry,), epoch), 0) for epoch in (0, 1, 7) for entry in range(23)}
+
+
+def test_every_showing_is_another_example(alone: dict[tuple[int, int], str]) -> None:
+    assert len(set(alone.values())) == len(alone)
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_an_example_is_the_same_in_any_order_and_grouping(
+    repeated: tuple[Path, Path], varied: Path, alone: dict[tuple[int, int], str], data: st.DataObject
+) -> None:
+    examples = Examples(*repeated, load_params(varied), SCALE)
+    for _ in range(data.draw(st.integers(1, 4), "batches")):
+        epoch = data.draw(st.sampled_from([0, 1, 7]), "epoch")
+        bucket = data.draw(st.sampled_from([range(16), range(16, 23)]), "bucket")
+        entries = data.draw(st.lists(st.sampled_from(bucket), min_size=1, max_size=6), "entries")
+        batch = examples.batch(tuple(entries), epoch)
+        assert [digest_of(batch, place) for place in range(len(entries))] == [alone[epoch, entry] for entry in entries]
+
+
+OTHER_PROCESS = """
+import json, sys
+from pathlib import Path
+from repro.params import load_params
+from test_examples import SCALE, digest_of
+from training.examples import Examples
+
+latents, captions, params = map(Path, sys.argv[1:])
+examples = Examples(latents, captions, load_params(params), SCALE)
+batches = [examples.batch(tuple(range(first, first + 4)), 7) for first in (12, 8, 4, 0)]
+print(json.dumps([digest_of(batch, place) for batch in batches for place in range(4)]))
+"""
+
+
+def test_an_example_is_the_same_in_another_process(
+    repeated: tuple[Path, Path], varied: Path, alone: dict[tuple[int, int], str]
+) -> None:
+    paths = os.pathsep.join(str(REPOSITORY / folder) for folder in ("stages", "tests", "tests/training"))
+    result = subprocess.run(
+        [sys.executable, "-c", OTHER_PROCESS, *repeated, varied],
+        env=os.environ | {"PYTHONPATH": paths, "PYTHONHASHSEED": "5"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == [alone[7, first + i] for first in (12, 8, 4, 0) for i in range(4)]
+
+
+def test_latents_in_half_precision_are_widened(training_inputs: Path, tmp_path: Path, params: Params) -> None:
+    folder = copy_inputs(training_inputs, tmp_path)
+    for shard in (folder / "latents").glob("*.safetensors"):
+        tensors = load_file(shard)
+        save_file({name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}, shard)
+    half = Examples(folder / "latents", folder / "captions", params, SCALE).batch((0, 5), epoch=1)
+    whole = Examples(training_inputs / "latents", training_inputs / "captions", params, SCALE).batch((0, 5), epoch=1)
+    assert half.latents.dtype == half.noise.dtype == torch.float32
+    assert torch.allclose(half.latents, whole.latents, rtol=0, atol=2e-3)
+    assert not torch.equal(half.latents, whole.latents)
+    assert torch.equal(half.noise, whole.noise)
+
+
+def test_captions_of_several_shards_in_any_order_are_found(training_inputs: Path, tmp_path: Path, params: Params) -> None:
+    folder = copy_inputs(training_inputs, tmp_path)
+    whole = pl.read_parquet(folder / "captions" / "captions-00000.parquet")
+    others = pl.concat([whole.head(3).with_columns(pl.col("id") + 500), whole])
+    for number, rows in enumerate((others[15:], others[:7].reverse(), others[7:15])):
+        rows.write_parquet(folder / "captions" / f"captions-{number:05d}.parquet")
+    inputs = training_inputs / "latents", training_inputs / "captions"
+    expected = Examples(*inputs, params, SCALE).batch(tuple(range(13)), epoch=1)
+    batch = Examples(folder / "latents", folder / "captions", params, SCALE).batch(tuple(range(13)), epoch=1)
+    assert batch.captions == expected.captions
+
+
 def copy_inputs(training_inputs: Path, tmp_path: Path) -> Path:
     for name in ("latents", "captions"):
         shutil.copytree(training_inputs / name, tmp_path / name)
@@ -161,6 +284,10 @@ def test_missing_files_columns_and_captions_are_named(training_inputs: Path, tmp
     assert "captions-00000.parquet: no column repeats; make it again with the caption stage" in refusal()
     whole.with_columns(repeats=pl.when(pl.col("id") == 1014).then(0).otherwise("repeats")).write_parquet(captions)
     assert "repeats of post 1014 is below 1" in refusal()
+    whole.with_columns(repeats=pl.when(pl.col("id") == 1021).then(None).otherwise("repeats")).write_parquet(captions)
+    assert "repeats of post 1021 is below 1" in refusal()
+    whole.clear().write_parquet(captions)
+    assert "no caption for post 1000 and 18 more" in refusal()
     whole.write_parquet(captions)
     rows = pl.read_parquet(index)
     rows.drop("crop_top").write_parquet(index)

@@ -1,121 +1,274 @@
-"""The loop: any number of processes gives the same gradients, optimizer state and weights."""
+"""The loop: any number of processes gives the same gradients, optimizer state, weights and losses; numbers that are not
+finite; settings that must not reach a byte."""
 
-import shutil
-from collections.abc import Iterator
+import dataclasses
+import math
 from pathlib import Path
+from typing import Any
 
-from repro.params import load_params
+from repro.errors import StageError
 
 import pytest
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file
-from tiny_training import write_params
+from small_updates import OPTIMIZERS
+from tiny_training import job_of, write_captions, write_latents
+from width_runs import differing, record_at_width, recorded
 
-import train
-from families.sdxl import denoising_losses, load_sdxl
-from training.adapters import trained_parameters
-from training.examples import Examples
-from training.flat import FlatWeights
-from training.loop import Job
-from training.order import DataOrder
+from families.sdxl import denoising_losses
+from training.loop import Job, Trainer, run_updates
+from training.loss_scale import LossScale
+from training.ranks import Ranks
+from training.resume import RunState
+from training.stopping import StopRequest
 
-
-@pytest.fixture(autouse=True)
-def no_process_group() -> Iterator[None]:
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
+ALONE = Ranks(0, 1)
+# Nothing but the updates themselves.
+BARE = {"checkpoints": None, "pictures": None, "warmup_updates": 0}
 
 
-def state_after(inputs: Path, folder: Path, processes: int, **changed: object) -> dict[str, bytes]:
-    """The bytes of every tensor of the last saved state, and the history, of a run in `processes` processes."""
-    folder.mkdir()
-    params = load_params(write_params(folder / "params.yaml", processes, **changed))
-    job = Job(params, inputs / "base", inputs / "latents", inputs / "captions", folder)
-    _, history = train.train_on_this_machine(job, processes)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    last = sorted(folder.glob("update-*.safetensors"))[-1]
-    state = {name: tensor.numpy().tobytes() for name, tensor in load_file(last).items()}
-    return state | {"history": repr(history).encode()}
+def at_width(inputs: Path, folder: Path, processes: int, settings: dict[str, Any], orderless: bool = False) -> dict[str, bytes]:
+    job = job_of(inputs, folder, processes, **BARE | settings)
+    record_at_width([job], processes, folder / "meeting", orderless)
+    return recorded(folder, processes)
 
 
-def assert_same(state: dict[str, bytes], other: dict[str, bytes]) -> None:
-    assert state.keys() == other.keys()
-    assert [name for name in state if state[name] != other[name]] == []
+def trainer_of(inputs: Path, folder: Path, **changes: Any) -> Trainer:
+    return Trainer(job_of(inputs, folder, **BARE | changes), ALONE)
 
 
-def test_two_processes_give_the_gradient_of_one(training_inputs: Path, tmp_path: Path) -> None:
-    """After one AdamW update from zero moments, exp_avg is the clipped gradient times a constant."""
-    settings = {"optimizer": "adamw", "updates": 1, "warmup_updates": 0}
-    one = state_after(training_inputs, tmp_path / "1", 1, **settings)
-    assert any(name.startswith("optimizer.exp_avg.") and any(data) for name, data in one.items())
-    assert_same(one, state_after(training_inputs, tmp_path / "2", 2, **settings))
+def test_two_processes_give_the_gradient_and_state_of_one(training_inputs: Path, tmp_path: Path) -> None:
+    settings = {"optimizer": "lion8bit", "updates": 2, "batch_size": 4, "micro_batch_size": 1}
+    one = at_width(training_inputs, tmp_path / "1", 1, settings)
+    assert {"gradient.0", "gradient.1", "losses.0", "losses.1", "weights", "saved weights", "counts"} < one.keys()
+    assert any(one["gradient.0"]) and one["gradient.0"] != one["gradient.1"]
+    assert differing(one, at_width(training_inputs, tmp_path / "2", 2, settings)) == []
+
+
+# Two of them with accumulation, and with an epoch's short last update, where virtual ranks have nothing to do.
+EIGHT = {"virtual_ranks": 8, "batch_size": 8, "micro_batch_size": 1, "updates": 2}
+TWICE = EIGHT | {"batch_size": 16}
+RUNS: dict[str, dict[str, Any]] = {
+    **{name: (TWICE if name in ("lion8bit", "adafactor") else EIGHT) | {"optimizer": name} for name in OPTIMIZERS},
+    "frozen text": EIGHT | {"te_lr": 0.0, "optimizer": "adamw"},
+    "full": EIGHT | {"method": "full", "optimizer": "adamw8bit"},
+}
+
+
+@pytest.fixture(scope="module")
+def widths(training_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict[str, bytes]]]:
+    """Records of all runs at widths 1, 2, 4 and 8, by width and name."""
+    records = {}
+    for processes in (1, 2, 4, 8):
+        folder = tmp_path_factory.mktemp(f"width-{processes}")
+        jobs = [job_of(training_inputs, folder / name, processes, **BARE | settings) for name, settings in RUNS.items()]
+        record_at_width(jobs, processes, folder / "meeting")
+        records[processes] = {name: recorded(folder / name, processes) for name in RUNS}
+    return records
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"optimizer": "lion8bit", "updates": 4},
-        {"optimizer": "adamw", "updates": 4},
-        {"optimizer": "adamw", "updates": 2, "te_lr": 0.0},
-        {"optimizer": "lion8bit", "updates": 2, "method": "full"},
-        {"optimizer": "lion8bit", "updates": 2, "accumulation": 2, "micro_batch": 1, "virtual_ranks": 8},
-    ],
-    ids=["lion8bit", "adamw", "unet only", "full", "accumulation"],
-)
-def test_one_two_and_four_processes_give_the_same_state(training_inputs: Path, tmp_path: Path, settings: dict) -> None:
-    one = state_after(training_inputs, tmp_path / "1", 1, **settings)
-    for processes in (2, 4):
-        assert_same(one, state_after(training_inputs, tmp_path / str(processes), processes, **settings))
+@pytest.mark.parametrize("name", RUNS)
+def test_every_width_gives_the_same_bytes(widths: dict[int, dict[str, dict[str, bytes]]], name: str) -> None:
+    one = widths[1][name]
+    assert any(one["gradient.1"]) and any(any(data) for key, data in one.items() if key.startswith("saved optimizer."))
+    for processes in (2, 4, 8):
+        assert differing(one, widths[processes][name]) == [], f"{processes} processes"
 
 
-def test_the_gradient_is_that_of_the_mean_loss(training_inputs: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_another_number_of_virtual_ranks_gives_another_gradient(
+    widths: dict[int, dict[str, dict[str, bytes]]], training_inputs: Path, tmp_path: Path
+) -> None:
+    """The comparison can fail: the same images in the same order, added up in two sums for each rank instead of one."""
+    four = at_width(training_inputs, tmp_path / "4", 1, RUNS["adamw"] | {"virtual_ranks": 4})
+    eight = widths[1]["adamw"]
+    assert four["losses.0"] == eight["losses.0"]
+    numbers = min(len(four["gradient.0"]), len(eight["gradient.0"]))
+    assert four["gradient.0"][:numbers] != eight["gradient.0"][:numbers]
+
+
+@pytest.mark.slow
+def test_an_all_reduce_gives_another_gradient(
+    widths: dict[int, dict[str, dict[str, bytes]]], training_inputs: Path, tmp_path: Path
+) -> None:
+    """The comparison can fail: gloo's own order of the sum at four processes."""
+    differ = differing(widths[1]["adamw"], at_width(training_inputs, tmp_path / "4", 4, RUNS["adamw"], orderless=True))
+    assert {"gradient.0", "weights", "counts"} <= set(differ)
+    assert "losses.0" not in differ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_at_two_widths_with_and_without_checkpointing(
+    training_inputs: Path, tmp_path: Path, precision: str
+) -> None:
+    settings = {"precision": precision, "updates": 3, "optimizer": "adamw"}
+    one = at_width(training_inputs, tmp_path / "1", 1, settings)
+    two = at_width(training_inputs, tmp_path / "2", 2, settings | {"runtime": {"gradient_checkpointing": True}})
+    assert any(one["gradient.2"])
+    assert differing(one, two) == []
+
+
+def test_the_gradient_is_that_of_the_mean_loss_times_the_scale(training_inputs: Path, tmp_path: Path) -> None:
     """Micro-batches, virtual ranks and the tree add up to plain backpropagation of all images' mean."""
-    settings = {
-        "optimizer": "adamw",
-        "updates": 1,
-        "warmup_updates": 0,
-        "max_grad_norm": 1e9,
-        "micro_batch": 3,
-        "accumulation": 2,
-    }
-    folder = tmp_path / "run"
-    state_after(training_inputs, folder, 1, **settings)
-    params = load_params(folder / "params.yaml")
-    model = load_sdxl(training_inputs / "base")
-    examples = Examples(training_inputs / "latents", training_inputs / "captions", params, model.vae.config.scaling_factor)
-    flat = FlatWeights(trained_parameters(model, params))
-    gradient = flat.collect_gradients()
-    order = DataOrder(examples.buckets(), 3, 2, 4, params.seed)
-    losses = []
-    for images in (image for rank in order.update(0) for batch in rank for image in batch):
-        one = examples.batch((images,), epoch=0)
-        losses.append(
-            denoising_losses(
-                model, one.latents, one.noise, one.timesteps, one.captions, one.sizes, 75, params.train.min_snr_gamma
-            )
-        )
-    torch.cat(losses).mean().backward()
-    saved = load_file(next(folder.glob("update-*.safetensors")))
-    moments = torch.cat([saved[f"optimizer.exp_avg.{i}"] for i in range(len(flat.segments))]) / (1 - params.train.betas[0])
-    assert len(losses) == 19
+    trainer = trainer_of(training_inputs, tmp_path / "run", batch_size=24, micro_batch_size=3)
+    gradient, losses, stopping = trainer.gradient(0, 1.0, StopRequest())
+    assert not stopping
+    scaled, _, _ = trainer.gradient(0, 2.0**10, StopRequest())
+    assert torch.equal(scaled, gradient * 2.0**10)
+    expected = trainer.flat.collect_gradients()
+    entries = [entry for rank in trainer.order.update(0) for batch in rank for entry in batch]
+    batches = [trainer.examples.batch((entry,), epoch=0) for entry in entries]
+    alone = torch.cat(
+        [denoising_losses(trainer.model, b.latents, b.noise, b.timesteps, b.captions, b.sizes, trainer.settings) for b in batches]
+    )
+    alone.mean().backward()
+    trainer.trained.finish_gradients()
+    assert len(entries) == 19
+    assert torch.allclose(losses.float(), alone.detach(), rtol=1e-5)
     assert gradient.abs().max() > 1e-4
-    assert torch.allclose(moments, gradient, rtol=1e-3, atol=2e-6 * float(gradient.abs().max()))
+    assert torch.allclose(gradient, expected, rtol=1e-3, atol=2e-6 * float(gradient.abs().max()))
+
+
+def result(job: Job) -> tuple[dict[str, bytes], list]:
+    trained, history = run_updates(job, ALONE, StopRequest())
+    return {name: tensor.numpy().tobytes() for name, tensor in trained.items()}, history
 
 
 def test_a_run_goes_on_from_its_saved_state(training_inputs: Path, tmp_path: Path) -> None:
-    whole = state_after(training_inputs, tmp_path / "whole", 1, updates=4)
-    stopped = tmp_path / "stopped"
-    state_after(training_inputs, stopped, 1, updates=2)
-    (tmp_path / "on").mkdir()
-    shutil.copy(stopped / "update-00000002.safetensors", tmp_path / "on")
-    params = load_params(write_params(tmp_path / "on" / "params.yaml", updates=4))
-    job = Job(params, training_inputs / "base", training_inputs / "latents", training_inputs / "captions", tmp_path / "on")
-    train.train_on_this_machine(job, 1)
-    state = load_file(tmp_path / "on" / "update-00000004.safetensors")
-    assert_same(
-        {name: data for name, data in whole.items() if name != "history"}, {n: t.numpy().tobytes() for n, t in state.items()}
-    )
+    whole = job_of(training_inputs, tmp_path / "whole", updates=4, optimizer="adamw8bit", **{**BARE, "save_every": 2})
+    expected = result(whole)
+    (whole.state / "update-00000004.safetensors").unlink()
+    assert result(whole) == expected
+    assert [row.update for row in expected[1]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("te_lr", [0.0, pytest.param(0.0005, marks=pytest.mark.slow)])
+def test_what_must_not_reach_a_byte_does_not(training_inputs: Path, tmp_path: Path, te_lr: float) -> None:
+    settings = {"te_lr": te_lr, "updates": 3, "batch_size": 4, "micro_batch_size": 1, "warmup_updates": 0}
+    plain = {"gradient_checkpointing": False, "text_cache_megabytes": 0}
+    bare = job_of(training_inputs, tmp_path / "bare", runtime=plain, **BARE | settings)
+    other = {"gradient_checkpointing": True, "text_cache_megabytes": 100}
+    busy = job_of(training_inputs, tmp_path / "busy", runtime=other, **settings)
+    busy = dataclasses.replace(busy, curves=tmp_path / "curves")
+    assert result(bare) == result(busy)
+    assert list((tmp_path / "curves").iterdir())
+
+
+def test_epochs_are_counted_in_their_updates(training_inputs: Path, tmp_path: Path) -> None:
+    """19 images, 10 micro-batches: two updates of the four virtual ranks and a short one."""
+    trainer = trainer_of(training_inputs, tmp_path / "run", updates=None, epochs=2)
+    assert trainer.updates == 6
+    shown = [entry for update in range(3) for rank in trainer.order.update(update) for batch in rank for entry in batch]
+    assert sorted(shown) == list(range(19))
+
+
+def test_frozen_text_encoders_are_not_trained(training_inputs: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(training_inputs, tmp_path / "run", te_lr=0.0)
+    assert trainer.weights() and not [name for name in trainer.weights() if "_te" in name]
+
+
+SHORT = {"batch_size": 4, "micro_batch_size": 1}
+
+
+@pytest.fixture(scope="module")
+def spoilt(training_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """Inputs of which one image's latents are not numbers, and its post: one of the first update."""
+    folder = tmp_path_factory.mktemp("spoilt")
+    clean = trainer_of(training_inputs, folder / "clean", **SHORT)
+    post = clean.examples.post_ids([entry for rank in clean.order.update(0) for batch in rank for entry in batch])[2]
+    (folder / "base").symlink_to(training_inputs / "base")
+    write_latents(folder / "latents", training_inputs / "base", nan_post=post)
+    write_captions(folder / "captions", folder / "latents")
+    return folder, post
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_loss_that_is_not_finite_stops_before_anything_changes(
+    spoilt: tuple[Path, int], tmp_path: Path, precision: str
+) -> None:
+    """Under fp16 too: the loss is the same at every scale."""
+    inputs, post = spoilt
+    trainer = trainer_of(inputs, tmp_path / "run", precision=precision, **SHORT)
+    before, state = trainer.flat.weights.clone(), trainer.first_state()
+    with pytest.raises(StageError, match=rf"^update 0: the loss of post {post} is not finite; lower lr or te_lr"):
+        trainer.update(state, StopRequest())
+    assert torch.equal(trainer.flat.weights, before)
+    assert state == trainer.first_state()
+
+
+def break_gradients(trainer: Trainer) -> None:
+    """Every backward pass overflows in one layer."""
+    layer = next(module for module in trainer.model.unet.modules() if getattr(module, "w2", None) is not None)
+    (layer.w2 if layer.folded is None else layer.folded).register_hook(lambda gradient: gradient * math.inf)
+
+
+def test_a_gradient_that_is_not_finite_stops_with_its_loss_and_posts(training_inputs: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(training_inputs, tmp_path / "run", **SHORT)
+    before, state = trainer.flat.weights.clone(), trainer.first_state()
+    loss = float(trainer.gradient(0, 1.0, StopRequest())[1].mean())
+    break_gradients(trainer)
+    posts = trainer.examples.post_ids([e for rank in trainer.order.update(0) for batch in rank for e in batch])
+    with pytest.raises(StageError, match=r"^update 0: the gradient's norm is (nan|inf) though the loss is ") as caught:
+        trainer.update(state, StopRequest())
+    assert f"the loss is {loss:.6g} (posts {', '.join(map(str, posts))})" in str(caught.value)
+    assert torch.equal(trainer.flat.weights, before)
+    assert state == RunState()
+
+
+# One image an update: CPUs are slow in fp16. Noise of this offset makes gradients that fp16 holds at small loss scales only.
+SINGLE = {"precision": "fp16", "virtual_ranks": 1, "batch_size": 1, "micro_batch_size": 1}
+OVERFLOWING = {**BARE, **SINGLE, "noise_offset": 150.0, "updates": 6}
+
+
+def test_an_fp16_overflow_skips_the_update_and_halves_the_scale(
+    training_inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = job_of(training_inputs, tmp_path / "run", **OVERFLOWING | {"warmup_updates": 6, "optimizer": "adamw"})
+    trainer = Trainer(job, ALONE)
+    before = trainer.flat.weights.clone()
+    state = trainer.first_state()
+    trainer.update(state, StopRequest())
+    (row,) = state.history
+    assert (row.update, row.grad_norm, state.applied, state.scale.value) == (0, None, 0, 2.0**15)
+    assert math.isfinite(row.loss)
+    assert torch.equal(trainer.flat.weights, before) and not any(t.any() for t in trainer.optimizer.state.values())
+    _, history = run_updates(job, ALONE, StopRequest())
+    skipped = [row for row in history if row.grad_norm is None]
+    applied = [row for row in history if row.grad_norm is not None]
+    assert skipped and len(applied) > 1 and len(history) == 6
+    rate = job.params.lr
+    assert [row.lr for row in applied] == [pytest.approx(rate * i / 6) for i in range(len(applied))]
+    said = [line for line in capfd.readouterr().err.splitlines() if "skipped" in line]
+    assert said[0] == "train: update 0 skipped: its fp16 gradient overflowed; the loss scale is now 32768"
+    assert len(said) == len(skipped)
+
+
+def test_a_skipped_update_does_not_count_for_the_optimizer(training_inputs: Path, tmp_path: Path) -> None:
+    """AdamW's first step from zero moments is the rate itself for every number, its second one would be 0.74 of it."""
+    trainer = trainer_of(training_inputs, tmp_path / "run", **OVERFLOWING | {"optimizer": "adamw"})
+    state = trainer.first_state()
+    while not state.applied:
+        trainer.update(state, StopRequest())
+    assert len(state.history) > 1
+    moved = [tensor for name, tensor in trainer.weights().items() if name.startswith("lora_unet") and name.endswith("lokr_w2")]
+    assert max(float(tensor.abs().max()) for tensor in moved) == pytest.approx(trainer.params.lr, rel=1e-3)
+
+
+def test_the_loss_scale_is_part_of_the_state(training_inputs: Path, tmp_path: Path) -> None:
+    job = job_of(training_inputs, tmp_path / "run", **OVERFLOWING)
+    expected = result(job)
+    assert expected[1][0].grad_norm is None and expected[1][5].grad_norm is not None
+    (job.state / "update-00000006.safetensors").unlink()
+    assert result(job) == expected
+
+
+def test_a_gradient_that_overflows_at_every_scale_stops(training_inputs: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(training_inputs, tmp_path / "run", **SINGLE)
+    break_gradients(trainer)
+    state = RunState(scale=LossScale(2.0))
+    assert not trainer.update(state, StopRequest())
+    assert (len(state.history), state.applied, state.scale.value) == (1, 0, 1.0)
+    with pytest.raises(StageError, match=r"^update 1: the fp16 gradient is not finite at any loss scale down to 1;"):
+        trainer.update(state, StopRequest())
+    assert (len(state.history), state.applied) == (1, 0)

@@ -1,183 +1,179 @@
-"""Lion8bit against bitsandbytes' numbers (minus its zero bias), AdamW against its formula."""
+"""All optimizers: the same bits however the buffer is cut, exact continuation, finite numbers."""
 
-import hashlib
-import json
-from pathlib import Path
+from typing import Any
 
-from repro.params import Train, load_params
+from repro.params import Train
 
-import numpy as np
 import pytest
 import torch
-from tiny_training import write_params
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_updates import OPTIMIZERS, RATE, flat_gradient, flat_weights, optimizer_of, train_settings, updated
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from training.flat import BLOCK, FlatWeights
-from training.optimizers import AdamW, BlockQuantizer, Lion8bit, signed_code_map
+from training.flat import CHUNK, FlatWeights
+from training.optimizers import Optimizer, make_optimizer
+from training.owned import PIECE
 
-RATE = 2e-5
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Train:
-    return load_params(write_params(tmp_path / "p.yaml", betas=[0.9, 0.95], weight_decay=0.1)).train
-
-
-def golden_start(n: int) -> torch.Tensor:
-    return (0.02 * torch.sin(0.37 * torch.arange(n, dtype=torch.float64) + 0.1)).float()
+OWNERS = 8
+# Two groups whose segments begin and end within chunks, with numbers left over at the float32 segments' ends.
+SHAPES = [(300, 500), (100,), (7, 3, 3, 3), (64, 65), (5001,), (3, 5)]
+RATES = {"text": 3e-4, "unet": 1e-3}
 
 
-def golden_gradient(n: int, step: int) -> torch.Tensor:
-    i = torch.arange(n, dtype=torch.float64)
-    return (1e-3 * torch.cos(0.11 * i + step) * (1 + i % 7)).float()
+def large_flat() -> FlatWeights:
+    return flat_weights(SHAPES, ("text", "unet"), virtual_ranks=OWNERS)
 
 
-def ours(n: int, steps: int, settings: Train, gradient=golden_gradient) -> Lion8bit:
-    flat = FlatWeights({"unet": [("p", torch.nn.Parameter(golden_start(n)))]})
-    optimizer = Lion8bit(flat, settings)
-    for step in range(steps):
-        padded = torch.zeros_like(flat.weights)
-        padded[:n] = gradient(n, step)
-        optimizer.step(padded, {"unet": RATE})
-    return optimizer
+def assembled(optimizers: list[Optimizer]) -> dict[str, torch.Tensor]:
+    """The whole run's state from every owner's part, put where `places` says."""
+    whole: dict[str, torch.Tensor] = {}
+    for optimizer in optimizers:
+        assert set(optimizer.places) == set(optimizer.state) == set(optimizers[0].state)
+        for name, (first, total) in optimizer.places.items():
+            part = optimizer.state[name]
+            whole.setdefault(name, torch.full((total,), 255, dtype=part.dtype))[first : first + len(part)] = part
+    return whole
 
 
-def bitsandbytes(n: int, steps: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    from bitsandbytes.optim import Lion8bit as Theirs
-
-    parameter = torch.nn.Parameter(golden_start(n))
-    optimizer = Theirs([parameter], lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
-    for step in range(steps):
-        parameter.grad = golden_gradient(n, step)
-        optimizer.step()
-    return parameter.detach(), optimizer.state[parameter]
-
-
-def sha256(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.detach().numpy().tobytes()).hexdigest()
+def trained(name: str, owners: int, updates: int = 3) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Weights and whole state after some updates by several owners of equal parts of the buffer."""
+    flat = large_flat()
+    size = len(flat.weights) // owners
+    parts = [range(i * size, (i + 1) * size) for i in range(owners)]
+    optimizers = [make_optimizer(flat, part, train_settings(name)) for part in parts]
+    for update in range(updates):
+        gradient = flat_gradient(flat, update)
+        for part, optimizer in zip(parts, optimizers, strict=True):
+            optimizer.step(gradient[part.start : part.stop], RATES, update)
+    return flat.weights, assembled(optimizers)
 
 
-@pytest.fixture
-def cases(golden: Path) -> dict[int, dict]:
-    document = json.loads((golden / "train" / "lion8bit_cpu.json").read_text())
-    return {case["n"]: case for case in document["cases"]}
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "adafactor"])
+def test_bits_do_not_depend_on_who_owns_what(name: str) -> None:
+    weights, state = trained(name, 1)
+    assert not torch.equal(weights, large_flat().weights)
+    for owners in (2, 4, OWNERS):
+        assert len(weights) // owners % CHUNK == 0
+        cut_weights, cut_state = trained(name, owners)
+        assert torch.equal(cut_weights, weights)
+        assert {key: value.shape for key, value in cut_state.items()} == {key: value.shape for key, value in state.items()}
+        assert all(torch.equal(cut_state[key], state[key]) for key in state)
 
 
-@pytest.mark.golden
-def test_the_code_map_is_bitsandbytes(golden: Path) -> None:
-    expected = json.loads((golden / "train" / "lion8bit_cpu.json").read_text())["qmap_signed_dynamic"]
-    assert signed_code_map().tolist() == expected
-    assert expected[127] == 0.0
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_only_adafactor_is_replicated(name: str) -> None:
+    flat = large_flat()
+    optimizer = make_optimizer(flat, range(CHUNK), train_settings(name))
+    assert optimizer.replicated is (name == "adafactor")
+    held = sum(part.nbytes for part in optimizer.state.values())
+    whole = sum(part.nbytes for part in optimizer_of(flat, name).state.values())
+    assert held == whole if optimizer.replicated else held < whole
 
 
-@pytest.mark.golden
-def test_a_small_weight_is_bitsandbytes_float32_lion(cases: dict[int, dict], settings: Train) -> None:
-    case = cases[1000]
-    optimizer = ours(1000, case["steps"], settings)
-    assert sha256(optimizer.flat.weights) == case["p_sha256"]
-    momentum = optimizer.state["momentum.0"][:16]
-    assert torch.allclose(momentum, torch.tensor(case["state1_first16"]), rtol=1e-6, atol=1e-10)
-
-
-@pytest.mark.golden
-def test_a_large_weight_follows_bitsandbytes_up_to_its_rounding(cases: dict[int, dict], settings: Train) -> None:
-    """Their CPU kernel's codes come from 65,536 bins and a biased zero, ours are the nearest."""
-    case = cases[4096]
-    weights, state = bitsandbytes(4096, case["steps"])
-    assert sha256(weights) == case["p_sha256"], "the installed bitsandbytes is not the reference's"
-    assert sha256(state["state1"]) == case["state1_sha256"]
-    optimizer = ours(4096, case["steps"], settings)
-    assert int((optimizer.state["codes.0"] != state["state1"]).sum()) < 0.05 * 4096
-    momentum = optimizer.quantizer.dequantise(optimizer.state["codes.0"], optimizer.state["maxima.0"])
-    theirs = optimizer.quantizer.dequantise(state["state1"], state["absmax1"])
-    assert bool(((momentum - theirs).abs().view(-1, BLOCK) < 0.04 * state["absmax1"].unsqueeze(1)).all())
-    differing = optimizer.flat.weights != weights
-    assert int(differing.sum()) < 0.003 * 4096, "a sign differs only where momentum and gradient cancel"
-    assert torch.allclose(optimizer.flat.weights, weights, rtol=0, atol=2 * RATE * case["steps"])
-
-
-def test_weights_without_gradient_only_decay(settings: Train) -> None:
-    """bitsandbytes' CPU kernel fails this: its zero becomes 2e-5 of the block's maximum."""
-
-    def half(n: int, step: int) -> torch.Tensor:
-        gradient = golden_gradient(n, step)
-        gradient[::2] = 0
-        return gradient
-
-    for n in (1000, 4096):
-        weights = ours(n, 5, settings, half).flat.weights
-        expected = golden_start(n)
-        for _ in range(5):
-            expected = expected * (1 - RATE * 0.1)
-        assert torch.equal(weights[::2], expected[::2])
-        assert not torch.equal(weights[1::2], expected[1::2])
-
-
-def test_codes_are_the_nearest_and_never_change_the_sign() -> None:
-    quantizer = BlockQuantizer()
-    draw = torch.Generator().manual_seed(0)
-    values = torch.randn(40 * BLOCK, generator=draw) * torch.rand(40 * BLOCK, generator=draw) ** 8
-    codes, maxima = quantizer.quantise(values)
-    ratios = (values.view(-1, BLOCK) / values.view(-1, BLOCK).abs().amax(1, keepdim=True)).flatten()
-    distance = (ratios.unsqueeze(1).double() - quantizer.code.double()).abs()
-    chosen = distance[torch.arange(len(values)), codes.long()]
-    best = distance.min(dim=1).values
-    moved = chosen > best + 1e-12
-    restored = quantizer.dequantise(codes, maxima)
-    assert bool((restored * values >= 0).all())
-    assert bool((ratios[moved].abs() < 1e-6).all()), "only a value next to zero leaves its nearest code, to keep its sign"
-    assert torch.equal(maxima, values.view(-1, BLOCK).abs().amax(1))
-
-
-def test_a_block_of_zeros_stays_zero() -> None:
-    quantizer = BlockQuantizer()
-    codes, maxima = quantizer.quantise(torch.zeros(BLOCK))
-    assert torch.equal(quantizer.dequantise(codes, maxima), torch.zeros(BLOCK))
-
-
-def test_padding_never_moves(settings: Train) -> None:
-    optimizer = ours(4100, 5, settings)
-    assert torch.equal(optimizer.flat.weights[4100:], torch.zeros(len(optimizer.flat.weights) - 4100))
-
-
-def test_groups_have_their_own_rates(settings: Train) -> None:
-    def weight() -> torch.nn.Parameter:
-        return torch.nn.Parameter(torch.zeros(8))
-
-    for make in (Lion8bit, AdamW):
-        flat = FlatWeights({"text": [("t", weight())], "unet": [("u", weight())]})
-        make(flat, settings).step(torch.ones(16), {"text": 1e-3, "unet": 1e-2})
-        moved = {name: view.detach().abs().mean().item() for name, view in flat.views(flat.weights).items()}
-        assert moved == pytest.approx({"t": 1e-3, "u": 1e-2}, rel=1e-5)
-
-
-def test_adamw_is_its_formula(settings: Train) -> None:
-    """Decoupled decay and bias correction, up to float32's rounding."""
-    n, beta1, beta2 = 1000, 0.9, 0.95
-    flat = FlatWeights({"unet": [("p", torch.nn.Parameter(golden_start(n)))]})
-    optimizer = AdamW(flat, settings)
-    p, m, v = golden_start(n).double().numpy(), np.zeros(n), np.zeros(n)
-    for step in range(1, 6):
-        g = golden_gradient(n, step).double().numpy()
-        optimizer.step(torch.from_numpy(g).float(), {"unet": RATE})
-        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
-        p = p * (1 - RATE * 0.1) - RATE * (m / (1 - beta1**step)) / (np.sqrt(v / (1 - beta2**step)) + 1e-8)
-    assert np.abs(flat.weights.numpy() - p).max() < 2e-8
-    assert np.allclose(optimizer.state["exp_avg.0"].numpy(), m, rtol=1e-4, atol=1e-9)
-    assert optimizer.state["step.0"].item() == 5
-
-
-@pytest.mark.parametrize("make", [Lion8bit, AdamW])
-def test_the_state_is_all_that_continuation_needs(make: type, settings: Train) -> None:
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_state_is_all_that_continuation_needs(name: str) -> None:
     def run(first: int, last: int, weights: torch.Tensor, state: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
-        flat = FlatWeights({"unet": [("p", torch.nn.Parameter(weights.clone()))]})
-        optimizer = make(flat, settings)
-        for name, tensor in state.items():
-            optimizer.state[name].copy_(tensor)
-        for step in range(first, last):
-            optimizer.step(golden_gradient(4096, step), {"unet": RATE})
-        return flat.weights.clone(), {name: tensor.clone() for name, tensor in optimizer.state.items()}
+        flat = flat_weights([(64, 64), (33,)])
+        flat.weights.copy_(weights)
+        optimizer = optimizer_of(flat, name)
+        for key, tensor in state.items():
+            optimizer.state[key].copy_(tensor)
+        for update in range(first, last):
+            optimizer.step(flat_gradient(flat, update), {"unet": RATE}, update)
+        return flat.weights.clone(), {key: tensor.clone() for key, tensor in optimizer.state.items()}
 
-    whole, whole_state = run(0, 6, golden_start(4096), {})
-    cut, cut_state = run(3, 6, *run(0, 3, golden_start(4096), {}))
+    start = flat_weights([(64, 64), (33,)]).weights
+    whole, whole_state = run(0, 6, start, {})
+    cut, cut_state = run(3, 6, *run(0, 3, start, {}))
     assert torch.equal(whole, cut)
-    assert all(torch.equal(whole_state[name], cut_state[name]) for name in whole_state)
+    assert all(torch.equal(whole_state[key], cut_state[key]) for key in whole_state)
+    if name in ("lion8bit", "adamw8bit"):
+        assert not torch.equal(run(3, 6, run(0, 3, start, {})[0], {})[0], whole), "the state matters"
+
+
+class NewStorages(TorchDispatchMode):
+    """The largest memory, in bytes, that any operation's result takes and that was not there before."""
+
+    def __init__(self, known: list[torch.Tensor]):
+        super().__init__()
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self.largest = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (list, tuple)) else [result]:
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in self.known:
+                self.largest = max(self.largest, tensor.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "adafactor"])
+def test_temporaries_are_no_larger_than_a_piece(name: str) -> None:
+    flat = flat_weights([(1000, 700), (20,)])
+    optimizer, gradient = optimizer_of(flat, name), flat_gradient(flat, 0)
+    with NewStorages([flat.weights, gradient, *optimizer.state.values()]) as seen:
+        optimizer.step(gradient, {"unet": RATE}, 0)
+    assert seen.largest <= PIECE["cpu"] * 4 < flat.weights.nbytes // 10
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_padding_never_moves(name: str) -> None:
+    flat = large_flat()
+    optimizer = optimizer_of(flat, name)
+    for update in range(3):
+        optimizer.step(flat_gradient(flat, update), RATES, update)
+    everything = flat.weights.clone()
+    for view in flat.views(flat.weights).values():
+        view.zero_()
+    assert float(everything.abs().max()) > 0
+    assert torch.equal(flat.weights, torch.zeros_like(flat.weights))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_groups_have_their_own_rates(name: str) -> None:
+    flat = FlatWeights({group: [(group, torch.nn.Parameter(torch.zeros(8)))] for group in ("text", "unet")})
+    gradient = torch.zeros_like(flat.weights)
+    for view in flat.views(gradient).values():
+        view.fill_(1.0)
+    optimizer_of(flat, name, weight_decay=0.0).step(gradient, {"text": 1e-3, "unet": 1e-2}, 0)
+    moved = {group: view.abs().mean().item() for group, view in flat.views(flat.weights).items()}
+    assert moved == pytest.approx({"text": 1e-3, "unet": 1e-2}, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_rate_of_zero_moves_the_state_only(name: str) -> None:
+    flat = flat_weights([(64, 64), (33,)])
+    start, optimizer = flat.weights.clone(), optimizer_of(flat, name)
+    before = {key: tensor.clone() for key, tensor in optimizer.state.items()}
+    optimizer.step(flat_gradient(flat, 0), {"unet": 0.0}, 0)
+    assert torch.equal(flat.weights, start)
+    assert not all(torch.equal(optimizer.state[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@settings(max_examples=25)
+@given(data=st.data())
+def test_finite_gradients_give_finite_weights(name: str, data: Any) -> None:
+    """Clipped gradients of any size, denormal ones and exact zeros too, with long gaps between them."""
+    numbers = st.one_of(st.just(0.0), st.floats(-1, 1, width=32), st.sampled_from([2.0**-149, -(2.0**-149), 1e-30, 1.0]))
+    flat = flat_weights([(64, 64), (5, 5), (3,)])
+    optimizer = optimizer_of(flat, name)
+    for update in range(3):
+        drawn = torch.tensor(data.draw(st.lists(numbers, min_size=1, max_size=50)))
+        gradient = flat_gradient(flat, update, lambda n, _, drawn=drawn: drawn.repeat(-(-n // len(drawn)))[:n])
+        optimizer.step(gradient, {"unet": 1e-3}, update)
+        assert bool(torch.isfinite(flat.weights).all())
+        assert all(bool(torch.isfinite(tensor.float()).all()) for tensor in optimizer.state.values())
+
+
+def test_small_weights_keep_float32_moments() -> None:
+    for name, moments in (("lion8bit", 1), ("adamw8bit", 2)):
+        for n, quantised in ((4095, False), (4096, True)):
+            kinds = {tensor.dtype for tensor in updated(n, 0, name)[1].state.values()}
+            assert (torch.uint8 in kinds) is quantised
+            assert len(updated(n, 0, name)[1].state) == moments * (2 if quantised else 1)
+
+
+def test_every_optimizer_of_the_recipes_is_there() -> None:
+    assert set(Train.model_fields["optimizer"].annotation.__args__) == set(OPTIMIZERS)

@@ -5,6 +5,8 @@ from itertools import chain
 from repro.randomness import Stream
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from training.order import DataOrder, epoch_micro_batches, updates_per_epoch
 
@@ -33,6 +35,54 @@ def test_every_epoch_holds_every_entry_once(entries: int, micro: int, ranks: int
         assert all(len({buckets[i] for i in batch}) == 1 and 1 <= len(batch) <= micro for batch in batches)
         assert all(len(update) == ranks and all(len(rank) <= accumulation for rank in update) for update in updates)
         assert all(any(update) for update in updates), "no update is empty"
+
+
+RUNS = {
+    "counts": st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    "micro_batch": st.integers(1, 9),
+    "accumulation": st.integers(1, 4),
+    "depth": st.integers(0, 4),
+    "seed": st.integers(0, 2**31),
+}
+
+
+def order_of(counts: list[int], micro_batch: int, accumulation: int, depth: int, seed: int) -> DataOrder:
+    """Buckets of these many images, of sizes 64x64, 128x64, ..., one after the other."""
+    buckets = [(64 * (bucket + 1), 64) for bucket, count in enumerate(counts) for _ in range(count)]
+    return DataOrder(buckets, micro_batch, accumulation, 1 << depth, seed)
+
+
+@given(epoch=st.integers(0, 5), **RUNS)
+def test_whatever_the_sizes_every_entry_is_shown_once_an_epoch(epoch: int, **run) -> None:
+    order = order_of(**run)
+    per_update = run["accumulation"] << run["depth"]
+    updates = [order.update(epoch * order.updates_per_epoch + i) for i in range(order.updates_per_epoch)]
+    assert [order.epoch_of(epoch * order.updates_per_epoch + i) for i in range(len(updates))] == [epoch] * len(updates)
+    batches = [[batch for rank in update for batch in rank] for update in updates]
+    assert sorted(chain(*chain(*batches))) == list(range(sum(run["counts"])))
+    assert all(len(update) == per_update for update in batches[:-1]), "only an epoch's last update is short"
+    assert 1 <= len(batches[-1]) <= per_update
+    assert order.updates_per_epoch == updates_per_epoch(order.buckets, run["micro_batch"], per_update)
+    assert all(len({order.buckets[entry] for entry in batch}) == 1 for batch in chain(*batches))
+    assert sum(len(batch) < run["micro_batch"] for batch in chain(*batches)) <= len(run["counts"]), "one short batch a bucket"
+
+
+@given(asked=st.lists(st.integers(0, 40), max_size=6), update=st.integers(0, 40), **RUNS)
+def test_whatever_was_asked_before_an_update_is_the_same(asked: list[int], update: int, **run) -> None:
+    order = order_of(**run)
+    for earlier in asked:
+        order.update(earlier)
+    assert order.update(update) == order_of(**run).update(update)
+
+
+@given(**RUNS)
+def test_the_same_micro_batches_in_the_same_order_whatever_makes_an_update(**run) -> None:
+    """Virtual ranks and accumulation cut an epoch into updates; what is shown, and in which order, hangs on neither."""
+
+    def epoch(order: DataOrder) -> list[tuple[int, ...]]:
+        return [batch for i in range(order.updates_per_epoch) for rank in order.update(i) for batch in rank]
+
+    assert epoch(order_of(**run)) == epoch(order_of(**run | {"accumulation": 1, "depth": 0}))
 
 
 def test_an_update_does_not_depend_on_what_was_asked_before() -> None:

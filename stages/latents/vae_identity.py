@@ -1,0 +1,58 @@
+"""Which VAE a latents folder was encoded by, so that training refuses the latents of another one."""
+
+from pathlib import Path
+
+from repro.errors import StageError
+from repro.hashing import hash_tree, sha256_json
+
+from safetensors import SafetensorError, safe_open
+
+# The key of a shard's metadata that holds the VAE's digest.
+VAE_KEY = "vae"
+
+
+def vae_digest(base: Path) -> str:
+    """sha256 over names and contents of the files of the VAE in the diffusers folder `base`.
+
+    Raises:
+        StageError: there is none.
+    """
+    files = hash_tree(Path(base) / "vae")
+    if not files:
+        raise StageError(f"{Path(base) / 'vae'}: missing; {base} must be a diffusers folder, made by stages/make_base.py")
+    return sha256_json(files)
+
+
+def latents_vae(folder: Path) -> str:
+    """The digest of the VAE that encoded the shards of a latents folder.
+
+    Raises:
+        StageError: no shards, one that cannot be read or names no VAE, or shards of several.
+    """
+    digests = {}
+    for shard in sorted(Path(folder).glob("latents-*.safetensors")):
+        try:
+            with safe_open(shard, framework="pt") as file:
+                digest = (file.metadata() or {}).get(VAE_KEY)
+        except SafetensorError as error:
+            raise StageError(f"{shard}: not a safetensors file ({error}); run the cache-latents stage again") from None
+        if digest is None:
+            raise StageError(f"{shard}: does not say which VAE encoded it; run the cache-latents stage again")
+        digests.setdefault(digest, shard.name)
+    if not digests:
+        raise StageError(f"{folder}: no latents-*.safetensors; run the cache-latents stage first")
+    if len(digests) > 1:
+        several = " and ".join(digests.values())
+        raise StageError(f"{folder}: {several} come from different VAEs; run the cache-latents stage again")
+    return next(iter(digests))
+
+
+def refuse_latents_of_another_vae(latents: Path, base: Path) -> None:
+    """Raises:
+    StageError: the latents were not encoded by the VAE of the diffusers folder `base`."""
+    encoded_by, ours = latents_vae(latents), vae_digest(base)
+    if encoded_by != ours:
+        raise StageError(
+            f"{latents}: encoded by the VAE {encoded_by[:12]}, but {Path(base) / 'vae'} is {ours[:12]};"
+            " run the cache-latents stage with this base model"
+        )

@@ -1,0 +1,104 @@
+"""How the model was trained, in words: what the parameters of the trainer mean to a reader of the card."""
+
+from repro.params import Base, Latents, Lokr, Params, Train
+
+OPTIMIZER_WORDS = {
+    "lion8bit": "Lion8bit", "lion": "Lion", "adamw8bit": "AdamW8bit", "adamw": "AdamW", "adafactor": "Adafactor",
+}  # fmt: skip
+DEVICE_WORDS = {"cpu": "the CPU", "cuda": "a GPU"}
+PREDICTION_WORDS = {"epsilon": "noise (epsilon)", "v_prediction": "velocity (v-prediction)"}
+LION = "Chen et al. (2023), Symbolic Discovery of Optimization Algorithms, arXiv:2302.06675"
+EIGHT_BIT = "Dettmers et al. (2022), 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861"
+ADAMW = "Loshchilov and Hutter (2019), Decoupled Weight Decay Regularization, arXiv:1711.05101"
+ADAFACTOR = "Shazeer and Stern (2018), Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, arXiv:1804.04235"
+OPTIMIZER_PAPERS = {
+    "lion8bit": [LION, EIGHT_BIT], "lion": [LION], "adamw8bit": [ADAMW, EIGHT_BIT], "adamw": [ADAMW], "adafactor": [ADAFACTOR],
+}  # fmt: skip
+
+
+def schedule_words(train: Train) -> str:
+    return f"{train.schedule} with warm-up" if train.warmup_updates else train.schedule
+
+
+def factor_words(lokr: Lokr) -> str:
+    """The LoKr factors by module class, and what differs by name."""
+    by_class = (
+        f"UNet attention {lokr.unet_attention}, feed-forward {lokr.unet_feed_forward}, resnet {lokr.unet_resnet},"
+        f" projections {lokr.unet_projection}; text encoder attention {lokr.text_attention}, MLP {lokr.text_mlp}"
+    )
+    by_name = [f"{name} {'untrained' if factor is None else factor}" for name, factor in lokr.by_name.items()]
+    return "; by name: ".join([by_class, *([", ".join(by_name)] if by_name else [])])
+
+
+def epoch_words(train: Train) -> str | None:
+    """The epochs that were asked for; None where updates were."""
+    return None if train.epochs is None else f"{train.epochs:,} epoch{'s' if train.epochs > 1 else ''} asked for"
+
+
+def weighting_words(train: Train) -> str:
+    """How the loss is weighted by timestep."""
+    if train.debiased:
+        return "debiased"
+    return "none" if train.min_snr_gamma is None else f"min-SNR, gamma {train.min_snr_gamma:g}"
+
+
+def noise_words(train: Train) -> str:
+    """The noise offset, and what each channel's mean adds to it."""
+    adaptive = f" + {train.adaptive_noise_offset:g} x |mean of the latent's channel|" if train.adaptive_noise_offset else ""
+    return f"{train.noise_offset:g}{adaptive}" if train.noise_offset or adaptive else "none"
+
+
+def target_words(base: Base) -> str | None:
+    """What the model learns to predict, where the recipe says it."""
+    prediction = PREDICTION_WORDS[base.prediction] if base.prediction else None
+    if base.zero_terminal_snr is None:
+        return prediction
+    schedule = f"{'' if base.zero_terminal_snr else 'no '}zero-terminal SNR"
+    return f"{prediction}, {schedule}" if prediction else schedule
+
+
+def bucket_words(latents: Latents) -> str:
+    """Which sizes the pictures were brought to, and how their latents were made."""
+    area = f"Pixel area {latents.resolution}x{latents.resolution}"
+    if latents.bucket_no_upscale:
+        sides = f"smaller pictures not enlarged, sides cut to multiples of {latents.bucket_reso_steps}"
+    else:
+        sides = f"sides from {latents.min_bucket_reso} to {latents.max_bucket_reso} in steps of {latents.bucket_reso_steps}"
+    return f"{area}, {sides}; latents encoded in {latents.precision} and kept as {latents.dtype}."
+
+
+def method_papers(params: Params) -> list[str]:
+    """The papers of what this recipe uses, beside SDXL's own."""
+    train, papers = params.train, []
+    if train.method == "lokr":
+        papers.append(
+            "Yeh et al. (2024), Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation,"
+            " arXiv:2309.14859"
+        )
+    if train.min_snr_gamma is not None:
+        papers.append("Hang et al. (2023), Efficient Diffusion Training via Min-SNR Weighting Strategy, arXiv:2303.09556")
+    if train.debiased:
+        papers.append("Yu et al. (2024), Debias the Training of Diffusion Models, arXiv:2310.08442")
+    if params.base.prediction == "v_prediction":
+        papers.append("Salimans and Ho (2022), Progressive Distillation for Fast Sampling of Diffusion Models, arXiv:2202.00512")
+    if params.base.zero_terminal_snr:
+        papers.append("Lin et al. (2024), Common Diffusion Noise Schedules and Sample Steps are Flawed, arXiv:2305.08891")
+    return papers + OPTIMIZER_PAPERS[train.optimizer]
+
+
+def training_facts(params: Params) -> dict[str, str | list[str] | bool | None]:
+    """The names of this module's words in both templates."""
+    train = params.train
+    return {
+        "optimizer": OPTIMIZER_WORDS[train.optimizer],
+        "schedule": schedule_words(train),
+        "factors": factor_words(train.lokr),
+        "epochs_asked": epoch_words(train),
+        "weighting": weighting_words(train),
+        "noise": noise_words(train),
+        "target": target_words(params.base),
+        "arithmetic": f"{train.precision} on {DEVICE_WORDS[params.device]}",
+        "bucket_rule": bucket_words(params.latents),
+        "text_trained": params.te_lr > 0,
+        "papers": method_papers(params),
+    }

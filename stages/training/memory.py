@@ -1,0 +1,160 @@
+"""How much memory an update takes, measured without any: the real modules, forward and backward passes on fake tensors.
+
+torch's fake tensors have shapes, types and storages but no contents. What is alive is counted operation by operation,
+so that gradient checkpointing, autocast and the LoKr's form need no formulas. Not in it: the allocator's rounding and
+fragmentation, cuDNN's and cuBLAS' workspaces, the driver's own context (together one to two GiB on a GPU).
+"""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.params import Params, Precision, Train
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from families.sdxl import Sdxl, Sizes, denoising_losses, schedule_tables
+from families.text_cache import TextCache
+from training.adapters import make_trained
+from training.checkpointing import checkpoint_gradients
+from training.flat import FlatWeights
+from training.optimizers import make_optimizer
+
+PROMPT = "1girl, solo, looking at viewer"
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that operations make, as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a process that computes alone: what is there between updates (model, trained numbers, optimizer state), the
+    most while a micro-batch is computed, one gradient buffer, and what of the optimizer's state more processes share out."""
+
+    resident: int
+    peak: int
+    gradient: int
+    optimizer: int
+
+    def of_process(self, virtual_ranks: int, processes: int) -> int:
+        """The most that a process of so many has at once: its own virtual ranks' sums wait in further gradient buffers, and
+        it holds its share of the optimizer's state."""
+        waiting = (virtual_ranks // processes).bit_length() - 1
+        return self.peak + waiting * self.gradient - self.optimizer * (processes - 1) // processes
+
+
+@contextmanager
+def _fake_tensors() -> Iterator[_LiveBytes]:
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), _LiveBytes() as live:
+            yield live
+    finally:
+        schedule_tables.cache_clear()  # or a real update in this process would be handed the fake ones
+
+
+def modules_of(base: Path) -> dict[str, torch.nn.Module]:
+    """UNet, text encoders and VAE by a diffusers folder's configs, weights as torch's surrounding context makes them."""
+
+    def text_encoder(kind: type, part: str) -> torch.nn.Module:
+        # The config names the type of the file's weights; these are computed in float32, or in autocast's type.
+        return kind(CLIPTextConfig.from_pretrained(base / part, local_files_only=True, dtype=torch.float32))
+
+    def diffusers_model(kind: type, part: str) -> torch.nn.Module:
+        return kind.from_config(kind.load_config(base / part, local_files_only=True))
+
+    modules = {
+        "unet": diffusers_model(UNet2DConditionModel, "unet"),
+        "text_encoder": text_encoder(CLIPTextModel, "text_encoder"),
+        "text_encoder_2": text_encoder(CLIPTextModelWithProjection, "text_encoder_2"),
+        "vae": diffusers_model(AutoencoderKL, "vae"),
+    }
+    return {name: module.eval().requires_grad_(False) for name, module in modules.items()}
+
+
+def _model_of(base: Path, precision: Precision) -> Sdxl:
+    return Sdxl(
+        **modules_of(base),
+        tokenizer=CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True),
+        tokenizer_2=CLIPTokenizer.from_pretrained(base / "tokenizer_2", local_files_only=True),
+        device=torch.device("cpu"),
+        precision=precision,
+        prediction="epsilon",
+        zero_terminal_snr=False,
+    )
+
+
+def update_memory(params: Params, base: Path, bucket: tuple[int, int], images: int) -> Memory:
+    """Memory of a process that computes micro-batches of `images` pictures of `bucket` (width, height) alone.
+
+    Args:
+        base: diffusers folder, of which configs and tokenizers are read.
+    """
+    settings = params.train
+    with _fake_tensors() as live:
+        model = _model_of(base, settings.precision)
+        trained = make_trained(model, params)
+        flat = FlatWeights(trained.groups, settings.virtual_ranks)
+        trained.fold()
+        between_updates = live.now
+        if params.te_lr == 0:
+            model.text_cache = TextCache(params.runtime.text_cache_megabytes)
+        if params.runtime.gradient_checkpointing:
+            checkpoint_gradients(model)
+        gradient = flat.collect_gradients()
+        live.peak = live.now
+        factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
+        shape = (images, model.unet.config.in_channels, bucket[1] // factor, bucket[0] // factor)
+        sizes = [Sizes(bucket[1], bucket[0], 0, 0, bucket[1], bucket[0])] * images
+        losses = denoising_losses(
+            model,
+            torch.zeros(shape),
+            torch.zeros(shape),
+            torch.zeros(images, dtype=torch.int64),
+            [PROMPT] * images,
+            sizes,
+            settings,
+        )
+        losses.sum().backward()
+        trained.finish_gradients()
+        peak, buffer = live.peak, gradient.untyped_storage().nbytes()
+    sharded, replicated = _state_bytes(flat, settings)
+    return Memory(between_updates + sharded + replicated, peak + sharded + replicated, buffer, sharded)
+
+
+def _state_bytes(flat: FlatWeights, settings: Train) -> tuple[int, int]:
+    """Bytes of the optimizer's state that the processes share out among them, and that each of them has."""
+    optimizer = make_optimizer(flat, range(0), settings)
+    if optimizer.replicated:
+        return 0, sum(tensor.numel() * tensor.element_size() for tensor in optimizer.state.values())
+    return sum(optimizer.places[name][1] * tensor.element_size() for name, tensor in optimizer.state.items()), 0

@@ -1,0 +1,40 @@
+"""Pictures that the model makes in the middle of its training, from the recipe's prompts and fixed seeds."""
+
+from pathlib import Path
+
+from repro.params import Pictures
+from repro.pictures import save_png
+from repro.randomness import seed_for
+
+from PIL import Image
+
+from families.sdxl import Sdxl, Sizes, decode_picture, sample_latents
+from training.milestones import picture_name
+
+SHEET = "sheet.png"
+GAP = 4
+
+
+def draw_pictures(model: Sdxl, settings: Pictures, seed: int, update: int, folder: Path) -> None:
+    """Draw the pictures of this update that are not there yet; a prompt has the same noise at every update."""
+    sizes = Sizes(settings.original_height, settings.original_width, 0, 0, settings.height, settings.width)
+    for number, prompt in enumerate(settings.prompts):
+        file = folder / picture_name(update, number)
+        if file.exists():
+            continue
+        latents = sample_latents(
+            model, prompt, settings.negative_prompt, seed_for(seed, "training picture", number), sizes,
+            settings.steps, settings.guidance,
+        )  # fmt: skip
+        save_png(decode_picture(model, latents), file)
+
+
+def draw_sheet(settings: Pictures, updates: list[int], folder: Path) -> None:
+    """All pictures as one: a row for each prompt, a column for each update, in order."""
+    width, height = settings.width + GAP, settings.height + GAP
+    sheet = Image.new("RGB", (len(updates) * width - GAP, len(settings.prompts) * height - GAP), "white")
+    for column, update in enumerate(updates):
+        for row in range(len(settings.prompts)):
+            with Image.open(folder / picture_name(update, row)) as picture:
+                sheet.paste(picture, (column * width, row * height))
+    save_png(sheet, folder / SHEET)
