@@ -11,27 +11,26 @@ same change of weights, differ. The last line is one JSON object.
 
 import argparse
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "stages"))
+sys.path[:0] = [str(ROOT / "stages"), str(ROOT / "benchmarks")]
 
 from repro.numerics import fix_torch  # noqa: E402
 from repro.params import Params, load_params  # noqa: E402
 
 import torch  # noqa: E402
-from lycoris.kohya import LycorisNetworkKohya  # noqa: E402
+from lycoris_network import attach_lycoris  # noqa: E402
 
 from checkpoints.keymap import LOKR_PREFIX  # noqa: E402
 from families.sdxl import Sdxl, Sizes, denoising_losses, load_sdxl  # noqa: E402
 from training.adapters import COMPONENTS, W1, W2, Trained, make_trained  # noqa: E402
 from training.flat import FlatWeights  # noqa: E402
 from training.lokr_layers import lokr_shapes  # noqa: E402
-from training.lokr_targets import CLASS_SETTINGS, LokrTarget, lokr_targets  # noqa: E402
+from training.lokr_targets import LokrTarget, lokr_targets  # noqa: E402
 
 BASE = ROOT / "models" / "sample-base"
 RECIPE = ROOT / "recipes" / "sample.yaml"
@@ -114,27 +113,11 @@ def trained_weights(params: Params) -> Sdxl:
 
 
 def lycoris_layers(params: Params, bypass: bool) -> Sdxl:
-    logging.getLogger("LyCORIS").setLevel(logging.ERROR)
     model = load_sdxl(BASE)
     numbers = {
         LOKR_PREFIX[target.component] + target.path.replace(".", "_"): random_lokr(target) for target in targets_of(model, params)
     }
-    factors = {name: {"algo": "lokr", "factor": getattr(params.train.lokr, key)} for name, key in CLASS_SETTINGS.items()}
-    LycorisNetworkKohya.apply_preset(
-        {
-            "enable_conv": True,
-            "unet_target_module": ["Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D"],
-            "unet_target_name": [],
-            "text_encoder_target_module": ["CLIPAttention", "CLIPMLP"],
-            "text_encoder_target_name": [],
-            "module_algo_map": factors,
-            "name_algo_map": {},
-        }
-    )
-    encoders = [model.text_encoder, model.text_encoder_2]
-    options = {"network_module": "lokr", "full_matrix": True, "bypass_mode": bypass, "warn_on_unmatched": False}
-    network = LycorisNetworkKohya(encoders, model.unet, **options)
-    network.apply_to(encoders, model.unet, apply_text_encoder=True, apply_unet=True)
+    network = attach_lycoris(model, params.train.lokr, bypass=bypass)
     for module in network.text_encoder_loras + network.unet_loras:
         w1, w2 = numbers.pop(module.lora_name)
         module.lokr_w1.data.copy_(w1)

@@ -4,24 +4,22 @@ import logging
 
 import torch
 
+Groups = dict[str, list[tuple[str, torch.nn.Parameter]]]
 
-def attach_lycoris(model, lokr, device: str = "cpu") -> dict[str, list[tuple[str, torch.nn.Parameter]]]:
-    """Put a full-matrix LoKr network with the recipe's factors on the UNet and both text encoders.
+
+def attach_lycoris(model, lokr, device: str = "cpu", bypass: bool | None = None):
+    """Put a full-matrix LoKr network with the recipe's factors on the UNet and both text encoders; returns the network.
 
     Args:
         model: families.sdxl.Sdxl; lokr: repro.params.Lokr, its classes only.
-
-    Returns:
-        The trained parameters by group.
+        bypass: lycoris-lora's `bypass_mode`; None is how it is shipped.
     """
     from lycoris.kohya import LycorisNetworkKohya
 
+    from training.lokr_targets import CLASS_SETTINGS
+
     logging.getLogger("LyCORIS").setLevel(logging.ERROR)
-    factors = {
-        "Attention": lokr.unet_attention, "FeedForward": lokr.unet_feed_forward, "ResnetBlock2D": lokr.unet_resnet,
-        "Downsample2D": lokr.unet_resnet, "Upsample2D": lokr.unet_resnet, "Transformer2DModel": lokr.unet_projection,
-        "CLIPAttention": lokr.text_attention, "CLIPMLP": lokr.text_mlp,
-    }  # fmt: skip
+    factors = {name: {"algo": "lokr", "factor": getattr(lokr, setting)} for name, setting in CLASS_SETTINGS.items()}
     LycorisNetworkKohya.apply_preset(
         {
             "enable_conv": True,
@@ -29,15 +27,21 @@ def attach_lycoris(model, lokr, device: str = "cpu") -> dict[str, list[tuple[str
             "unet_target_name": [],
             "text_encoder_target_module": ["CLIPAttention", "CLIPMLP"],
             "text_encoder_target_name": [],
-            "module_algo_map": {name: {"algo": "lokr", "factor": factor} for name, factor in factors.items()},
+            "module_algo_map": factors,
             "name_algo_map": {},
         }
     )
     encoders = [model.text_encoder, model.text_encoder_2]
-    network = LycorisNetworkKohya(encoders, model.unet, network_module="lokr", full_matrix=True, warn_on_unmatched=False)
-    network.apply_to(encoders, model.unet, True, True)
+    options = {"network_module": "lokr", "full_matrix": True, "bypass_mode": bypass, "warn_on_unmatched": False}
+    network = LycorisNetworkKohya(encoders, model.unet, **options)
+    network.apply_to(encoders, model.unet, apply_text_encoder=True, apply_unet=True)
     if device != "cpu":
         network.to(device)
+    return network
+
+
+def trained_groups(network) -> Groups:
+    """The network's trained parameters by group."""
     modules = {"text": network.text_encoder_loras, "unet": network.unet_loras}
     return {
         group: [(f"{m.lora_name}.{part}", getattr(m, part)) for m in found for part in ("lokr_w1", "lokr_w2")]

@@ -5,7 +5,7 @@
 Random weights of SDXL's own shapes, 1024 x 1024, captions of 225 tokens, a LoKr on the UNet and both text encoders, Lion8bit.
 Every row is a process of its own that computes `--accumulation` micro-batches and one update, several times, and says:
 
-  images/s       of whole updates, the median of the rounds
+  images/s       of forward, backward and optimizer, the median of the rounds; latents, norm and exchange are not in it
   share of peak  FLOPs of that row's own operations (counted by torch on fake tensors; recomputed ones of checkpointing
                  not counted) over the card's dense peak of the precision
   peak GiB       the most that torch's allocator held
@@ -32,13 +32,13 @@ from repro.numerics import fix_torch  # noqa: E402 - stages/ must be on the path
 from repro.params import Params, load_params  # noqa: E402
 
 import torch  # noqa: E402
-from lycoris_network import attach_lycoris  # noqa: E402
+from lycoris_network import attach_lycoris, trained_groups  # noqa: E402
 from real_sdxl import real_sdxl_configs  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count  # noqa: E402
 from transformers import CLIPTokenizer  # noqa: E402
 
-from families.sdxl import Sdxl, Sizes, denoising_losses  # noqa: E402
+from families.sdxl import Sdxl, Sizes, denoising_losses, move_to, schedule_tables  # noqa: E402
 from training.adapters import make_trained  # noqa: E402
 from training.checkpointing import checkpoint_gradients  # noqa: E402
 from training.flat import FlatWeights  # noqa: E402
@@ -49,8 +49,6 @@ GIB = 1 << 30
 CAPTION = "1girl, solo, " + ", ".join(f"long hair {i}, looking at viewer" for i in range(30))
 # Dense TFLOP/s of half precision with float32 accumulation, by the makers' data sheets.
 PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "RTX 5090": 210, "RTX 4090": 165, "RTX 3090": 71}
-# torch counts addmm, and not its form in place.
-IN_PLACE_PRODUCTS = {torch.ops.aten.addmm_: addmm_flop}
 GOAL_IMAGES, GOAL_DETERMINISM, GOAL_MEMORY = 20.0, 0.9, 22.0
 
 
@@ -69,12 +67,13 @@ def random_model(base: Path, device: str, precision: str) -> Sdxl:
     torch.manual_seed(0)
     with torch.device(device):
         modules = modules_of(base)
-    if device == "cuda":
-        modules["unet"].to(memory_format=torch.channels_last)
     tokenizers = {part: CLIPTokenizer.from_pretrained(base / part) for part in ("tokenizer", "tokenizer_2")}
-    return Sdxl(
-        **modules, **tokenizers, device=torch.device(device), precision=precision, prediction="epsilon", zero_terminal_snr=False
+    model = Sdxl(
+        **modules, **tokenizers, device=torch.device("cpu"), precision=precision, prediction="epsilon", zero_terminal_snr=False
     )
+    if device != "cpu":
+        move_to(model, torch.device(device))
+    return model
 
 
 def hold_weights_in(dtype: torch.dtype, parts: list[torch.nn.Module]) -> None:
@@ -101,7 +100,7 @@ class Side:
         else:
             half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(row["precision"], torch.float32)
             hold_weights_in(half, [self.model.unet, self.model.text_encoder, self.model.text_encoder_2])
-            groups = attach_lycoris(self.model, params.train.lokr, device)
+            groups = trained_groups(attach_lycoris(self.model, params.train.lokr, device))
         self.flat = FlatWeights(groups, 1, device)
         self.refresh()
         if row["checkpointing"]:
@@ -126,13 +125,37 @@ class Side:
         self.refresh()
 
 
+def product_flops(total: list[int], left: list[int], right: list[int], **_: object) -> int:
+    """Of total += left @ right, by their shapes: torch's counter knows addmm, and not its form in place."""
+    return 2 * left[0] * left[1] * right[1]
+
+
+def attention_flops(query: list[int], key: list[int], value: list[int], *_: object, **__: object) -> int:
+    """Of the CPU's flash attention, which stands in for the GPU's on fake tensors."""
+    return sdpa_flop_count(query, key, value)
+
+
+def attention_backward_flops(
+    gradient: list[int], query: list[int], key: list[int], value: list[int], *_: object, **__: object
+) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+COUNTED = {
+    torch.ops.aten.addmm_: product_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
+}
+
+
 def flops_an_image(row: dict, params: Params, base: Path, side: int) -> float:
     """FLOPs of one image's forward and backward pass, without those that checkpointing computes again."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         fake = Side(row | {"checkpointing": False, "micro_batch": 1}, params, base, "cpu", side)
         fake.flat.collect_gradients()
-        with FlopCounterMode(display=False, custom_mapping=IN_PLACE_PRODUCTS) as counter:
+        with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
             fake.micro_batch()
+    schedule_tables.cache_clear()  # they are fake ones now
     return float(counter.get_total_flops())
 
 
@@ -165,6 +188,8 @@ def measure_row(row: dict, params: Params, args: argparse.Namespace) -> dict:
             torch.cuda.synchronize()
         if number:
             seconds.append(time.perf_counter() - start)
+        elif cuda:
+            torch.cuda.reset_peak_memory_stats()  # loading and warming up are not training
     images = row["micro_batch"] * args.accumulation
     name = torch.cuda.get_device_name() if cuda else "CPU"
     peak = next((value for key, value in PEAKS.items() if key in name), None)
@@ -202,7 +227,8 @@ def run_row(row: dict, args: argparse.Namespace) -> dict:
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
-        reason = "out of memory" if "OutOfMemoryError" in result.stderr else result.stderr.strip().splitlines()[-1]
+        said = result.stderr.strip().splitlines() or [f"ended with {result.returncode}"]
+        reason = "out of memory" if "OutOfMemoryError" in result.stderr else said[-1]
         return row | {"failed": reason}
     return json.loads(result.stdout.splitlines()[-1])
 

@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT / "stages"), str(ROOT / "benchmarks")]
 from repro.params import Params, load_params  # noqa: E402 - stages/ must be on the path
 
 import torch  # noqa: E402
-from lycoris_network import attach_lycoris  # noqa: E402
+from lycoris_network import attach_lycoris, trained_groups  # noqa: E402
 
 from families.sdxl import denoising_losses, load_sdxl  # noqa: E402
 from training.adapters import make_trained  # noqa: E402
@@ -99,7 +99,11 @@ def with_all_weights(params: Params) -> Update:
 
 def with_lycoris(params: Params) -> Update:
     """The LoKr network of lycoris-lora 4.1.3, full matrices, the recipe's factors."""
-    return bare_update(params, lambda model: (attach_lycoris(model, params.train.lokr), lambda: None, lambda: None))
+
+    def train_model(model):
+        return trained_groups(attach_lycoris(model, params.train.lokr)), lambda: None, lambda: None
+
+    return bare_update(params, train_model)
 
 
 def measure(sides: dict[str, Callable[[int], object]], rounds: int) -> dict[str, dict[str, float]]:

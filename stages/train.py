@@ -42,7 +42,7 @@ from training.milestones import (
 )
 from training.pictures import SHEET, draw_sheet
 from training.plan import plan_text
-from training.ranks import Ranks, join_ranks, launched_ranks
+from training.ranks import Ranks, join_ranks, launched_ranks, leave_ranks, refuse_unfit_gpus
 from training.resume import Row
 from training.stopping import StopRequest, held_for_new_processes, stop_request
 from training.weight_file import write_weights
@@ -66,8 +66,15 @@ def determining_parts(params: Params, latents: Path, captions: Path, base: Path)
         "captions": check_manifest(captions),
         "base": hash_tree(base),
         "code": code_digest(STAGES / "training", STAGES / "families", STAGES / "repro"),
-        "packages": {name: importlib.metadata.version(name).split("+")[0] for name in PACKAGES},
+        "packages": {name: importlib.metadata.version(name).split("+")[0] for name in PACKAGES} | _gpu_libraries(params.device),
     }
+
+
+def _gpu_libraries(device: str) -> dict[str, str]:
+    """What computes on a GPU: torch's build and its libraries. The CPU's bits are the same in all builds of a version."""
+    if device == "cpu":
+        return {}
+    return {"torch build": torch.__version__, "CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
 
 
 def _other_rank(rank: int, world_size: int, job: Job, meeting_point: Path) -> None:
@@ -75,6 +82,7 @@ def _other_rank(rank: int, world_size: int, job: Job, meeting_point: Path) -> No
     try:
         with stop_request(speaks=False) as stop:
             run_updates(job, join_ranks(rank, world_size, meeting_point, job.params.device), stop)
+            leave_ranks()
     except StageError:
         sys.exit(2)
 
@@ -86,7 +94,9 @@ def train_on_this_machine(job: Job, stop: StopRequest) -> tuple[dict[str, torch.
     with ExitStack() as others:
         with held_for_new_processes():
             others.enter_context(extra_ranks(_other_rank, processes, (processes, job, meeting_point)))
-        return run_updates(job, join_ranks(0, processes, meeting_point, job.params.device), stop)
+        result = run_updates(job, join_ranks(0, processes, meeting_point, job.params.device), stop)
+        leave_ranks()
+    return result
 
 
 def refuse_differing_machines(own: str | None, ranks: Ranks) -> None:
@@ -154,6 +164,8 @@ def write_outputs(args: Namespace, params: Params, trained: dict[str, torch.Tens
 
 def train(args: Namespace, params: Params, launched: Ranks | None) -> None:
     """Rank 0, or the only process that was started: hold the state, train, write the outputs."""
+    if params.device == "cuda" and not launched:
+        refuse_unfit_gpus(params.runtime.processes)
     parts = determining_parts(params, args.latents, args.captions, args.base)
     with stage_state("train", parts, args.state) as state, stop_request() as stop:
         if launched:
@@ -162,7 +174,11 @@ def train(args: Namespace, params: Params, launched: Ranks | None) -> None:
             tell_of_another_gpu(state)
         curves = params.runtime.tensorboard and Path(params.runtime.tensorboard) / f"{params.recipe}-{fingerprint(**parts)[:8]}"
         job = Job(params, args.base, args.latents, args.captions, state, curves or None)
-        trained, history = run_updates(job, launched, stop) if launched else train_on_this_machine(job, stop)
+        if launched:
+            trained, history = run_updates(job, launched, stop)
+            leave_ranks()
+        else:
+            trained, history = train_on_this_machine(job, stop)
         write_outputs(args, params, trained, history, state)
         forget_state(state)
 
@@ -174,6 +190,7 @@ def train_beside(args: Namespace, params: Params, launched: Ranks) -> None:
     refuse_differing_machines(own, launched)
     with stop_request() as stop:
         run_updates(Job(params, args.base, args.latents, args.captions, Path(os.devnull)), launched, stop)
+        leave_ranks()
 
 
 def main(arguments: list[str]) -> None:

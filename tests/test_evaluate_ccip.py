@@ -61,7 +61,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Path:
     values = read_yaml(Path("params.yaml").read_text(), "params.yaml")
     values["evaluate"] |= {"pictures": PICTURES, "reference_pictures": REFERENCES, "steps": 2, "width": 32, "height": 48}
     values["evaluate"] |= {"bootstrap_samples": 50}
-    values["runtime"] = {"image_root": str(folder / "images"), "processes": 2}
+    values["runtime"] |= {"image_root": str(folder / "images"), "processes": 2}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return folder
 

@@ -83,28 +83,45 @@ def load_sdxl(folder: Path, device: str = "cpu", precision: Precision = "fp32") 
         if not (folder / part).is_dir():
             raise StageError(f"{folder}: no folder '{part}'; expected a diffusers folder of an SDXL model")
     prediction, zero_terminal_snr = _read_schedule(folder / SCHEDULER_CONFIG)
-    place = _device(device)
 
     def model(cls: type, part: str) -> torch.nn.Module:
         options = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
         try:
-            return cls.from_pretrained(folder / part, **options).eval().requires_grad_(False).to(place)
+            return cls.from_pretrained(folder / part, **options).eval().requires_grad_(False)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise StageError(f"{folder / part}: cannot be loaded as {cls.__name__}: {str(error).splitlines()[0]}") from error
 
-    unet = model(UNet2DConditionModel, "unet")
-    return Sdxl(
-        unet=unet.to(memory_format=torch.channels_last) if place.type == "cuda" else unet,
+    loaded = Sdxl(
+        unet=model(UNet2DConditionModel, "unet"),
         text_encoder=model(CLIPTextModel, "text_encoder"),
         text_encoder_2=model(CLIPTextModelWithProjection, "text_encoder_2"),
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
         tokenizer_2=CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
         vae=model(AutoencoderKL, "vae"),
-        device=place,
+        device=torch.device("cpu"),
         precision=precision,
         prediction=prediction,
         zero_terminal_snr=zero_terminal_snr,
     )
+    move_to(loaded, torch.device(device))
+    return loaded
+
+
+def move_to(model: Sdxl, device: torch.device) -> None:
+    """Move all parts to the device; parameters stay the same objects.
+
+    Raises:
+        StageError: there is no such device.
+    """
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise StageError(f"device: {device}, but torch {torch.__version__} finds no GPU here; set device: cpu")
+        # Its backward pass has no deterministic form; flash and memory-efficient attention have one.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        model.unet.to(memory_format=torch.channels_last)
+    for part in (model.unet, model.text_encoder, model.text_encoder_2, model.vae):
+        part.to(device)
+    model.device = device
 
 
 def _read_schedule(path: Path) -> tuple[Prediction, bool]:
@@ -120,16 +137,6 @@ def _read_schedule(path: Path) -> tuple[Prediction, bool]:
             " expected epsilon or v_prediction, and true or false"
         )
     return prediction, zero_terminal
-
-
-def _device(name: str) -> torch.device:
-    device = torch.device(name)
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise StageError(f"device: {name}, but torch {torch.__version__} finds no GPU here; set device: cpu")
-        # Its backward pass has no deterministic form; flash and memory-efficient attention have one.
-        torch.backends.cuda.enable_cudnn_sdp(False)
-    return device
 
 
 def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -72,7 +72,7 @@ def training_digests(params: Params, base: Path) -> Iterator[tuple[str, str]]:
         trained, history = run_updates(job, Ranks(0, 1), StopRequest())
         state = load_file(sorted((folder / "state").glob("update-*"))[-1])
     yield "trained weights", data_sha256(trained)
-    yield "optimizer state", data_sha256({key: tensor for key, tensor in state.items() if key != "weights"})
+    yield "optimizer state", data_sha256({key: tensor for key, tensor in state.items() if key.startswith("optimizer.")})
     yield "losses and gradient norms", sha256_json([[row.loss, row.grad_norm] for row in history])
 
 

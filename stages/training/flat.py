@@ -72,11 +72,16 @@ class FlatWeights:
         return {name: buffer[at : at + shape.numel()].view(shape) for name, (at, shape) in self.places.items()}
 
     def collect_gradients(self) -> torch.Tensor:
-        """A new zero buffer that the next backward passes add their gradients into."""
+        """A new zero buffer that the next backward passes add their gradients into, until it is released."""
         buffer = torch.zeros_like(self.weights)
         for name, view in self.views(buffer).items():
             self.parameters[name].grad = view
         return buffer
+
+    def release_gradients(self) -> None:
+        """Let go of the collected buffer, so that it lives only as long as who sums it wants."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
 
 def chunk_squares(gradient: torch.Tensor) -> torch.Tensor:

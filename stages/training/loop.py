@@ -13,7 +13,7 @@ from repro.progress import Progress
 
 import torch
 
-from families.sdxl import denoising_losses, load_sdxl
+from families.sdxl import denoising_losses, load_sdxl, move_to
 from families.text_cache import TextCache
 from training.adapters import make_trained
 from training.checkpointing import checkpoint_gradients
@@ -60,9 +60,11 @@ class Trainer:
         params, self.settings, self.ranks = job.params, job.params.train, ranks
         self.params = params
         self.mine = virtual_ranks_of(ranks.rank, ranks.world_size, self.settings.virtual_ranks)
-        self.model = load_sdxl(job.base, ranks.device, self.settings.precision)
+        self.model = load_sdxl(job.base, precision=self.settings.precision)
         self.examples = Examples(job.latents, job.captions, params, self.model.vae.config.scaling_factor)
         self.trained = make_trained(self.model, params)
+        # Only now, in the recipe's precision: a card that trains half-precision weights need not hold them in float32 first.
+        move_to(self.model, ranks.device)
         self.flat = FlatWeights(self.trained.groups, self.settings.virtual_ranks, ranks.device)
         self.trained.fold()
         numbers = len(self.flat.weights)
@@ -115,23 +117,29 @@ class Trainer:
         epoch, work = self.order.epoch_of(update), self.order.update(update)
         counts = [sum(map(len, batches)) for batches in work]
         losses = torch.zeros(sum(counts) + 1, dtype=torch.float64)
+        computed: dict[int, list[torch.Tensor]] = {}
 
         def gradient_of(i: int) -> torch.Tensor:
             buffer, virtual = self.flat.collect_gradients(), self.mine[i]
-            first = sum(counts[:virtual])
-            computed = self._add_gradients(work[virtual], epoch, scale, sum(counts), stop)
-            losses[first : first + len(computed)] = computed
+            computed[virtual] = self._add_gradients(work[virtual], epoch, scale, sum(counts), stop)
+            self.flat.release_gradients()
             return buffer
 
         gradient = self.ranks.sum_slice(tree_sum(len(self.mine), gradient_of))
+        # Fetched only now: a GPU computes one micro-batch while the next is prepared.
+        for virtual, of_batches in computed.items():
+            if of_batches:
+                values, first = torch.cat(of_batches).double().cpu(), sum(counts[:virtual])
+                losses[first : first + len(values)] = values
         losses[-1] = float(stop.signal > 0)
         losses = self.ranks.combine(losses)
         return gradient, losses[:-1], bool(losses[-1] > 0)
 
     def _add_gradients(
         self, batches: list[MicroBatch], epoch: int, scale: float, entries_in_update: int, stop: StopRequest
-    ) -> torch.Tensor:
-        """Accumulate the scaled gradients of one virtual rank's micro-batches, until asked to stop; returns each entry's loss."""
+    ) -> list[torch.Tensor]:
+        """Accumulate the scaled gradients of one virtual rank's micro-batches, until asked to stop; returns each entry's loss,
+        a tensor a micro-batch."""
         losses = []
         for entries in batches:
             if stop.signal:
@@ -143,8 +151,7 @@ class Trainer:
             (per_entry.sum() * scale / entries_in_update).backward()
             losses.append(per_entry.detach())
         self.trained.finish_gradients()
-        # Fetched only now: a GPU computes one micro-batch while the next is prepared.
-        return torch.cat(losses).double().cpu() if losses else torch.zeros(0, dtype=torch.float64)
+        return losses
 
     def _apply(self, gradient: torch.Tensor, norm: float, scale: float, rates: dict[str, float], applied: int) -> None:
         """Unscale and clip the owned slice of the gradient, update the owned weights, and exchange them."""
@@ -203,7 +210,7 @@ def _end(rank: int, number: int, done: int) -> None:
 
 
 def run_updates(job: Job, ranks: Ranks, stop: StopRequest) -> tuple[dict[str, torch.Tensor], list[Row]]:
-    """Train from the newest saved state to the last update; returns the trained tensors and the history.
+    """Train from the newest saved state to the last update; returns the trained tensors, on rank 0 alone, and the history.
 
     Every rank ends with the same bits. The state is saved every `train.save_every` updates and when a signal asks the
     run to stop, which then ends the process.
@@ -236,4 +243,4 @@ def run_updates(job: Job, ranks: Ranks, stop: StopRequest) -> tuple[dict[str, to
             curves.flush()
             save_state(job.state, ranks, trainer.flat, trainer.optimizer, state)
     curves.close()
-    return trainer.weights(), state.history
+    return trainer.weights() if first else {}, state.history

@@ -60,18 +60,24 @@ class _LiveBytes(TorchDispatchMode):
 @dataclass(frozen=True)
 class Memory:
     """Bytes of a process that computes alone: what is there between updates (model, trained numbers, optimizer state), the
-    most while a micro-batch is computed, one gradient buffer, and what of the optimizer's state more processes share out."""
+    most while a micro-batch is computed, one gradient buffer, and what of the optimizer's state more processes share out.
+
+    `whole_gradient`: every process takes the whole gradient for its update (Adafactor).
+    """
 
     resident: int
     peak: int
     gradient: int
     optimizer: int
+    whole_gradient: bool
 
     def of_process(self, virtual_ranks: int, processes: int) -> int:
-        """The most that a process of so many has at once: its own virtual ranks' sums wait in further gradient buffers, and
-        it holds its share of the optimizer's state."""
+        """The most that a process of so many has at once: while it computes, its own virtual ranks' sums wait in further
+        gradient buffers; when all exchange, it has its sum and what it receives. It holds its share of the optimizer's state."""
         waiting = (virtual_ranks // processes).bit_length() - 1
-        return self.peak + waiting * self.gradient - self.optimizer * (processes - 1) // processes
+        exchanged = 1 + (processes > 1) + self.whole_gradient
+        most = max(self.peak + waiting * self.gradient, self.resident + exchanged * self.gradient)
+        return most - self.optimizer * (processes - 1) // processes
 
 
 @contextmanager
@@ -149,7 +155,7 @@ def update_memory(params: Params, base: Path, bucket: tuple[int, int], images: i
         trained.finish_gradients()
         peak, buffer = live.peak, gradient.untyped_storage().nbytes()
     sharded, replicated = _state_bytes(flat, settings)
-    return Memory(between_updates + sharded + replicated, peak + sharded + replicated, buffer, sharded)
+    return Memory(between_updates + sharded + replicated, peak + sharded + replicated, buffer, sharded, replicated > 0)
 
 
 def _state_bytes(flat: FlatWeights, settings: Train) -> tuple[int, int]:

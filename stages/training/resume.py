@@ -21,6 +21,7 @@ from training.optimizers import Optimizer
 from training.ranks import Ranks
 
 KEPT = 2
+COUNTS = "counts"
 
 
 @dataclass
@@ -59,12 +60,14 @@ def _saved(folder: Path) -> list[Path]:
 
 def save_state(folder: Path, ranks: Ranks, flat: FlatWeights, optimizer: Optimizer, state: RunState) -> None:
     """Save after `len(state.history)` updates; the two newest states are kept. Every rank takes part, rank 0 writes."""
-    tensors = {"weights": flat.weights.cpu()}
+    tensors = {"weights": flat.weights.cpu()} if ranks.rank == 0 else {}
     for name in sorted(optimizer.state):
         share = optimizer.state[name]
         tensors[f"optimizer.{name}"] = share.cpu() if optimizer.replicated else ranks.assemble(share, *optimizer.places[name])
     if ranks.rank == 0:
-        write_tensors(folder / f"update-{len(state.history):08d}.safetensors", tensors, {"run": state.to_json()})
+        # A tensor, since a header is not made for the history of a million updates.
+        tensors[COUNTS] = torch.frombuffer(bytearray(state.to_json().encode()), dtype=torch.uint8)
+        write_tensors(folder / f"update-{len(state.history):08d}.safetensors", tensors)
         for old in _saved(folder)[:-KEPT]:
             old.unlink()
 
@@ -81,12 +84,12 @@ def _read(file: Path, flat: FlatWeights, optimizer: Optimizer) -> tuple[dict[str
     try:
         with safe_open(file, framework="pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - safe_open is no mapping
-            counts = (stored.metadata() or {}).get("run")
+            counts = tensors.pop(COUNTS, None)
     except (SafetensorError, OSError) as error:
         raise StageError(f"{file}: not a whole saved state ({error}); remove it to go on from the one before") from None
     if counts is None or {name: tensor.numel() for name, tensor in tensors.items()} != sizes:
         raise StageError(f"{file}: its tensors are not those of this run; it is of another recipe or program. Remove it")
-    return tensors, counts
+    return tensors, counts.numpy().tobytes().decode()
 
 
 def load_state(folder: Path, ranks: Ranks, flat: FlatWeights, optimizer: Optimizer) -> RunState | None:

@@ -59,6 +59,7 @@ def test_the_estimate_is_what_a_real_update_allocates(training_inputs: Path, tmp
     first = next(update for update in range(9) if len(trainer.order.update(update)[0][0]) == 6)
     (((entry, *_),),) = trainer.order.update(first)
     bucket = trainer.examples.buckets()[entry]
+    trainer.gradient(first, 1.0, StopRequest())  # what an update before this one leaves counts too
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         trainer.gradient(first, 1.0, StopRequest())
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -68,5 +69,12 @@ def test_the_estimate_is_what_a_real_update_allocates(training_inputs: Path, tmp
 
 
 def test_more_processes_share_the_optimizer_and_hold_fewer_sums() -> None:
-    memory = Memory(resident=100, peak=200, gradient=10, optimizer=40)
+    memory = Memory(resident=100, peak=200, gradient=10, optimizer=40, whole_gradient=False)
     assert [memory.of_process(4, processes) for processes in (1, 2, 4)] == [220, 190, 170]
+
+
+def test_the_exchange_counts_where_it_takes_more_than_a_micro_batch() -> None:
+    memory = Memory(resident=100, peak=115, gradient=10, optimizer=40, whole_gradient=False)
+    assert [memory.of_process(1, 1), memory.of_process(2, 2)] == [115, 120 - 20]
+    replicated = Memory(resident=100, peak=115, gradient=10, optimizer=0, whole_gradient=True)
+    assert [replicated.of_process(1, 1), replicated.of_process(2, 2)] == [120, 130]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, safe_open
+from safetensors.torch import load_file
 from small_updates import OPTIMIZERS, RATE, flat_gradient, flat_weights, optimizer_of
 
 from training.flat import FlatWeights
@@ -97,23 +97,21 @@ def test_a_state_whose_tensors_do_not_fit_is_refused_and_changes_nothing(tmp_pat
     file = tmp_path / "update-00000003.safetensors"
     save(tmp_path, 3)
     tensors = load_file(file)
-    with safe_open(file, framework="pt") as stored:
-        metadata = stored.metadata()
     codes = next(name for name in tensors if name.endswith("codes"))
     broken = [
-        ({**tensors, "weights": tensors["weights"][:-256]}, metadata),
-        ({name: tensor for name, tensor in tensors.items() if name != codes}, metadata),
-        ({**tensors, "optimizer.more": torch.zeros(1)}, metadata),
-        (tensors, {}),
+        {**tensors, "weights": tensors["weights"][:-256]},
+        {name: tensor for name, tensor in tensors.items() if name != codes},
+        {**tensors, "optimizer.more": torch.zeros(1)},
+        {name: tensor for name, tensor in tensors.items() if name != "counts"},
     ]
-    for contents, header in broken:
-        write_tensors(file, contents, header)
+    for contents in broken:
+        write_tensors(file, contents)
         flat, optimizer = after(0)
         before = flat.weights.clone()
         with pytest.raises(StageError, match=r"update-00000003\.safetensors: its tensors are not those of this run"):
             load_state(tmp_path, ALONE, flat, optimizer)
         assert torch.equal(flat.weights, before)
-    write_tensors(file, tensors, metadata)
+    write_tensors(file, tensors)
     assert load_state(tmp_path, ALONE, *after(0)) is not None
 
 
