@@ -283,22 +283,24 @@ def check_of_parameters(method: str, formula: str) -> str | None:
     return None
 
 
+def refused_at_the_mark(method: str, other: str, marked: str) -> str:
+    """What is said of a formula that is refused for `method`, at ^, and accepted for the `other` one."""
+    formula = marked.replace("^", "")
+    character, said, line, caret = parts_of(check_of_parameters(method, formula))
+    assert (character, line, len(caret)) == (marked.index("^") + 1, formula, character)
+    assert f"train.method {method}" in said
+    assert check_of_parameters(other, formula) is None
+    return said
+
+
 @pytest.mark.parametrize("marked", ["lokr(base, ^trained, 1.0)", "base + 0.5 * (lokr(base, ^trained, 2) - base)"])
 def test_a_model_of_which_all_weights_are_trained_is_no_lokr(marked: str) -> None:
-    formula = marked.replace("^", "")
-    character, said, line, caret = parts_of(check_of_parameters("full", formula))
-    assert (character, line, len(caret)) == (marked.index("^") + 1, formula, character)
-    assert "train.method full" in said and said.endswith("merge.formula: trained")
-    assert check_of_parameters("lokr", formula) is None
+    assert refused_at_the_mark("full", "lokr", marked).endswith("merge.formula: trained")
 
 
 @pytest.mark.parametrize("marked", ["^trained", "base + 0.5 * (^trained - base)", "restore_embeddings(^trained, base)"])
 def test_a_lokr_is_no_model(marked: str) -> None:
-    formula = marked.replace("^", "")
-    character, said, line, caret = parts_of(check_of_parameters("lokr", formula))
-    assert (character, line, len(caret)) == (marked.index("^") + 1, formula, character)
-    assert "train.method lokr" in said and said.endswith("merge.formula: lokr(base, trained, 1.0)")
-    assert check_of_parameters("full", formula) is None
+    assert refused_at_the_mark("lokr", "full", marked).endswith("merge.formula: lokr(base, trained, 1.0)")
 
 
 @pytest.mark.parametrize("method", ["lokr", "full"])
