@@ -6,11 +6,11 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 
-STAGES := ingest select filter caption base cache-latents train merge evaluate-CCIP report
+STAGES := ingest select filter caption base cache-latents train merge references generate-base generate-merged evaluate-CCIP report
 NAME ?= sample
 
 .PHONY: all setup run $(STAGES) recipe check test test-all lint format fingerprint verify verify-cpu \
-	sample sample-models plots lock clean
+	sample sample-models ccip cost plots lock clean
 
 all: run
 
@@ -37,8 +37,9 @@ recipe: $(READY)
 	python stages/check_params.py --params recipes/$(NAME).yaml
 	cp recipes/$(NAME).yaml params.yaml
 
+# One worker a core; the tests of a file share what it makes once.
 test: $(READY)
-	python -m pytest -m "not slow"
+	python -m pytest -m "not slow" -n auto --dist loadfile
 
 test-all: $(READY)
 	python -m pytest
@@ -71,6 +72,14 @@ sample-models: $(READY)
 	sh -c "$(call frozen_command,sample-ccip)"
 	sh -c "$(call frozen_command,sample-base)"
 	git diff --stat --exit-code -- models/sample-base models/sample-ccip
+
+# The CCIP encoder that evaluate.ccip names, from the Hugging Face hub: the one target that reaches it.
+ccip: $(READY)
+	python stages/fetch_ccip.py
+
+# What training and the other long stages took on this machine, ready for report.cost.
+cost: $(READY)
+	python stages/show_cost.py
 
 plots: $(READY)
 	dvc plots show -o reports/plots

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from repro.command import parameters, stage_parser
+from repro.devices import TORCH_TYPES, device_identity
 from repro.errors import StageError, run_stage
 from repro.hashing import sha256_json, write_manifest
 from repro.outputs import whole_folder
@@ -30,8 +31,7 @@ import polars as pl
 
 from booru.shards import shard_files, values_digest
 from latents.buckets import Placement, Size, check_buckets, make_buckets, place, place_without_enlarging
-from latents.devices import device_identity
-from latents.encode import STORED_TYPES, EncodeTask, MeasureTask, encode, load_vae, lost_in, measure, measured
+from latents.encode import EncodeTask, MeasureTask, encode, load_vae, lost_in, measure, measured
 from latents.portions import Portion, make_portions, unfinished
 from latents.shards import (
     BUCKET,
@@ -60,7 +60,7 @@ def determining_parts(params: Params, vae: str) -> dict:
         "precision": params.latents.precision,
         "dtype": params.latents.dtype,
         "device": device_identity(params.device),
-        "code": code_digest(STAGES / "latents", STAGES / "booru" / "images"),
+        "code": code_digest(STAGES / "latents", STAGES / "booru" / "images", STAGES / "repro" / "devices.py"),
         "packages": {name: version(name) for name in ("diffusers", "numpy", "pillow")},
     }
 
@@ -190,7 +190,7 @@ def cache(args: Namespace, params: Params, vae_of_base: str, state: Path) -> Non
     lost |= {images["id"][row]: reason for row, reason in lost_rows.items()}
     refuse_great_loss(lost, total, settings.max_lost_share)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    bytes_per_pixel = 2 * STORED_TYPES[settings.dtype].itemsize * vae.config.latent_channels / factor**2  # mean and std
+    bytes_per_pixel = 2 * TORCH_TYPES[settings.dtype].itemsize * vae.config.latent_channels / factor**2  # mean and std
     encoded = assign_shards(encoded_images(images, portions, lost_rows), settings.shard_megabytes << 20, bytes_per_pixel)
     write_output(args.output, encoded, portions, lost, vae_of_base)
 

@@ -20,6 +20,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from repro.command import parameters, stage_parser
+from repro.cost import RunCost, measured
+from repro.devices import gpu_libraries, refuse_unfit_gpus
 from repro.errors import StageError, run_stage
 from repro.hashing import check_manifest, hash_tree
 from repro.outputs import write_json, write_text
@@ -42,7 +44,7 @@ from training.milestones import (
 )
 from training.pictures import SHEET, draw_sheet
 from training.plan import plan_text
-from training.ranks import Ranks, join_ranks, launched_ranks, leave_ranks, refuse_unfit_gpus
+from training.ranks import Ranks, join_ranks, launched_ranks, leave_ranks
 from training.resume import Row
 from training.stopping import StopRequest, held_for_new_processes, stop_request
 from training.weight_file import write_weights
@@ -66,15 +68,8 @@ def determining_parts(params: Params, latents: Path, captions: Path, base: Path)
         "captions": check_manifest(captions),
         "base": hash_tree(base),
         "code": code_digest(STAGES / "training", STAGES / "families", STAGES / "repro"),
-        "packages": {name: importlib.metadata.version(name).split("+")[0] for name in PACKAGES} | _gpu_libraries(params.device),
+        "packages": {name: importlib.metadata.version(name).split("+")[0] for name in PACKAGES} | gpu_libraries(params.device),
     }
-
-
-def _gpu_libraries(device: str) -> dict[str, str]:
-    """What computes on a GPU: torch's build and its libraries. The CPU's bits are the same in all builds of a version."""
-    if device == "cpu":
-        return {}
-    return {"torch build": torch.__version__, "CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
 
 
 def _other_rank(rank: int, world_size: int, job: Job, meeting_point: Path) -> None:
@@ -87,14 +82,14 @@ def _other_rank(rank: int, world_size: int, job: Job, meeting_point: Path) -> No
         sys.exit(2)
 
 
-def train_on_this_machine(job: Job, stop: StopRequest) -> tuple[dict[str, torch.Tensor], list[Row]]:
+def train_on_this_machine(job: Job, stop: StopRequest, cost: RunCost) -> tuple[dict[str, torch.Tensor], list[Row]]:
     """Run the updates in `runtime.processes` processes, this one being rank 0."""
     processes, meeting_point = job.params.runtime.processes, job.state / "meeting-point"
     meeting_point.unlink(missing_ok=True)
     with ExitStack() as others:
         with held_for_new_processes():
             others.enter_context(extra_ranks(_other_rank, processes, (processes, job, meeting_point)))
-        result = run_updates(job, join_ranks(0, processes, meeting_point, job.params.device), stop)
+        result = run_updates(job, join_ranks(0, processes, meeting_point, job.params.device), stop, cost)
         leave_ranks()
     return result
 
@@ -167,18 +162,24 @@ def train(args: Namespace, params: Params, launched: Ranks | None) -> None:
     if params.device == "cuda" and not launched:
         refuse_unfit_gpus(params.runtime.processes)
     parts = determining_parts(params, args.latents, args.captions, args.base)
-    with stage_state("train", parts, args.state) as state, stop_request() as stop:
+    own, processes = fingerprint(**parts), launched.world_size if launched else params.runtime.processes
+    gpu = torch.cuda.get_device_name() if params.device == "cuda" else None
+    with (
+        stage_state("train", parts, args.state) as state,
+        stop_request() as stop,
+        measured("train", params.recipe, own[:8], "updates", processes, gpu) as cost,
+    ):
         if launched:
-            refuse_differing_machines(fingerprint(**parts), launched)
+            refuse_differing_machines(own, launched)
         if params.device == "cuda":
             tell_of_another_gpu(state)
-        curves = params.runtime.tensorboard and Path(params.runtime.tensorboard) / f"{params.recipe}-{fingerprint(**parts)[:8]}"
+        curves = params.runtime.tensorboard and Path(params.runtime.tensorboard) / f"{params.recipe}-{own[:8]}"
         job = Job(params, args.base, args.latents, args.captions, state, curves or None)
         if launched:
-            trained, history = run_updates(job, launched, stop)
+            trained, history = run_updates(job, launched, stop, cost)
             leave_ranks()
         else:
-            trained, history = train_on_this_machine(job, stop)
+            trained, history = train_on_this_machine(job, stop, cost)
         write_outputs(args, params, trained, history, state)
         forget_state(state)
 

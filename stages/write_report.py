@@ -1,10 +1,12 @@
 """Write the model card and the report page from the other stages' reports.
 
-    python stages/write_report.py --funnel reports/filter.json --artists reports/artists.json \\
-        --characters reports/characters.json --latents data/latents --history reports/train.csv \\
-        --train-metrics reports/train.json --merge reports/merge.json --ccip reports/ccip.json \\
-        --ccip-characters reports/ccip_characters.csv --ccip-plots reports/ccip --pictures reports/pictures \\
-        --hash models/sample-ccip --hash data/sample/references.json \\
+    python stages/write_report.py --selection reports/select.json --funnel reports/filter.json \\
+        --captions reports/captions.json --artists reports/artists.json --characters reports/characters.json \\
+        --latents data/latents --history reports/train.csv --train-metrics reports/train.json \\
+        --training-pictures reports/training_pictures --trained models/lokr.safetensors --checkpoints models/checkpoints \\
+        --merge reports/merge.json --model models/sample.safetensors --references data/references/references.json \\
+        --pictures-list data/pictures/base/pictures.csv --ccip reports/ccip.json --ccip-characters reports/ccip_characters.csv \\
+        --ccip-run reports/ccip_run.json --ccip-plots reports/ccip --pictures reports/pictures \\
         --card reports/MODEL_CARD.md --page reports/index.html
 
 The page is one HTML file with everything inside. Both outputs say only what the parameters and the
@@ -12,6 +14,7 @@ inputs say; parameters below `runtime` reach neither.
 """
 
 from argparse import ArgumentParser
+from dataclasses import fields
 from pathlib import Path
 
 from repro.command import parameters, stage_parser
@@ -22,24 +25,35 @@ from reporting.card import model_card
 from reporting.inputs import Paths, read_inputs
 from reporting.page import report_page
 
+# (option, what it names); each is the field of the same name of reporting.inputs.Paths.
+INPUTS = (
+    ("--selection", "JSON of the select stage"),
+    ("--funnel", "JSON of the filter stage"),
+    ("--captions", "JSON of the caption stage"),
+    ("--artists", "JSON of the caption stage: posts by artist"),
+    ("--characters", "JSON of the caption stage: posts by character"),
+    ("--latents", "folder of the cache-latents stage"),
+    ("--history", "CSV of the train stage"),
+    ("--train-metrics", "JSON of the train stage"),
+    ("--training-pictures", "folder of the train stage with the pictures of its middle"),
+    ("--trained", "trained weights"),
+    ("--checkpoints", "folder of the train stage with the weights of its middle"),
+    ("--merge", "JSON of the merge stage"),
+    ("--model", "single file of the merge stage"),
+    ("--references", "references.json of the references stage"),
+    ("--pictures-list", "pictures.csv of the first model, by the generate stage"),
+    ("--ccip", "JSON of the evaluate-CCIP stage: the scores"),
+    ("--ccip-characters", "CSV of the evaluate-CCIP stage"),
+    ("--ccip-run", "JSON of the evaluate-CCIP stage: what was scored"),
+    ("--ccip-plots", "folder of the evaluate-CCIP stage with its plots"),
+    ("--pictures", "folder of the evaluate-CCIP stage with its picture grids and sheets"),
+)
+
 
 def report_parser() -> ArgumentParser:
     parser = stage_parser(__doc__)
-    parser.add_argument("--funnel", type=Path, required=True, help="JSON of the filter stage")
-    parser.add_argument("--artists", type=Path, required=True, help="JSON of the caption stage: posts by artist")
-    parser.add_argument("--characters", type=Path, required=True, help="JSON of the caption stage: posts by character")
-    parser.add_argument("--latents", type=Path, required=True, help="folder of the cache-latents stage")
-    parser.add_argument("--history", type=Path, required=True, help="CSV of the train stage")
-    parser.add_argument("--train-metrics", type=Path, required=True, help="JSON of the train stage")
-    parser.add_argument("--merge", type=Path, required=True, help="JSON of the merge stage")
-    parser.add_argument("--ccip", type=Path, required=True, help="JSON of the evaluate-CCIP stage")
-    parser.add_argument("--ccip-characters", type=Path, required=True, help="CSV of the evaluate-CCIP stage")
-    parser.add_argument("--ccip-plots", type=Path, required=True, help="folder of the evaluate-CCIP stage with its plots")
-    parser.add_argument("--pictures", type=Path, required=True, help="folder of the evaluate-CCIP stage with its picture sheets")
-    parser.add_argument(
-        "--hash", type=Path, dest="hashed", action="append", default=[], metavar="PATH",
-        help="one more file or folder whose sha256 both outputs list; may be repeated",
-    )  # fmt: skip
+    for option, words in INPUTS:
+        parser.add_argument(option, type=Path, required=True, help=words)
     parser.add_argument("--card", type=Path, required=True, help="Markdown to write: the model card")
     parser.add_argument("--page", type=Path, required=True, help="HTML to write: the report page")
     return parser
@@ -48,24 +62,11 @@ def report_parser() -> ArgumentParser:
 def main(arguments: list[str]) -> None:
     args = report_parser().parse_args(arguments)
     params = parameters(args)
-    inputs = read_inputs(
-        Paths(
-            funnel=args.funnel,
-            artists=args.artists,
-            characters=args.characters,
-            latents=args.latents,
-            history=args.history,
-            train_metrics=args.train_metrics,
-            merge=args.merge,
-            ccip=args.ccip,
-            ccip_characters=args.ccip_characters,
-            ccip_plots=args.ccip_plots,
-            pictures=args.pictures,
-            hashed=tuple(args.hashed),
-        )
-    )
-    write_text(args.card, model_card(params, inputs, args.card))
-    write_text(args.page, report_page(params, inputs))
+    paths = Paths(**{field.name: getattr(args, field.name) for field in fields(Paths)})
+    inputs = read_inputs(paths)
+    card, page = model_card(params, inputs, paths, args.card), report_page(params, inputs, paths)
+    write_text(args.card, card)
+    write_text(args.page, page)
 
 
 if __name__ == "__main__":

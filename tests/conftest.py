@@ -23,9 +23,11 @@ def golden() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Remembered hashes of inputs go to a folder of the session, also those of the processes that tests start."""
+    """Remembered hashes of inputs and measured costs go to a folder of the session, also those of the processes that tests
+    start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("COST_LOG", str(tmp_path_factory.mktemp("cost") / "cost.jsonl"))
         yield
 
 

@@ -20,8 +20,8 @@ REPOSITORY = Path(__file__).parent.parent
 # The sample recipe at a size that shows every stage at work for a few seconds.
 SMALL = {
     "train": {"updates": 6, "warmup_updates": 2, "save_every": 1, "checkpoints": {"every": 1, "keep_last": 1, "keep_every": 2}},
-    "evaluate": {"pictures": 1, "reference_pictures": 2, "steps": 2},
 }
+SMALL_EVALUATION = {"references": {"pictures": 2}, "generation": {"pictures": 1, "steps": 2}}
 SMALL_PICTURES = {"every": 3, "steps": 2}
 TRIES = 8
 
@@ -36,6 +36,8 @@ def small_clone(folder: Path) -> Path:
     for section, small in SMALL.items():
         values[section] |= small
     values["train"]["pictures"] |= SMALL_PICTURES
+    for section, small in SMALL_EVALUATION.items():
+        values["evaluate"][section] |= small
     params.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     (folder / "dvc.lock").unlink()
     return folder

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from repro.errors import USER_ERROR_EXIT, StageError, run_stage
 from repro.hashing import check_manifest
@@ -43,6 +44,19 @@ def run_here(run: Training, params: Path, *more: str) -> Training:
 def own_state(run: Training) -> Path:
     """A state folder that is named on the command line, beside those that are not."""
     return run.folder / "state" / "train" / "own"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cost_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The log of what these runs cost."""
+    with pytest.MonkeyPatch.context() as patch:
+        log = tmp_path_factory.mktemp("cost") / "cost.jsonl"
+        patch.setenv("COST_LOG", str(log))
+        yield log
+
+
+def costs(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -124,20 +138,46 @@ def test_pictures_change_as_training_goes_on(whole_run: Training) -> None:
         assert sheet.size == (2 * 32 + 4, 2 * 48 + 4)
 
 
+def test_the_cost_of_a_run_is_logged_and_in_no_output(whole_run: Training, cost_log: Path) -> None:
+    lines = costs(cost_log)
+    first = [line for line in lines if line["run"] == lines[0]["run"]]
+    assert [line["done"] for line in first] == [1, 2, 3, 4, 5, 5]
+    end = first[-1]
+    assert (end["stage"], end["recipe"], end["unit"], end["processes"]) == ("train", "sample", "updates", 1)
+    assert end["cpu_s"] > 0 and end["wall_s"] > 0
+    assert not any(word in data for data in whole_run.bytes().values() for word in (end["run"].encode(), end["device"].encode()))
+
+
+def test_a_log_that_cannot_be_written_is_told_once_and_changes_no_byte(
+    whole_run: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("COST_LOG", str(tmp_path / "file" / "cost.jsonl"))
+    run = Training(whole_run.inputs, tmp_path / "run")
+    run_here(run, write_params(tmp_path / "params.yaml"), "--state", str(own_state(run)))
+    assert run.bytes() == whole_run.bytes()
+    assert sum("cannot write what this run costs" in line for line in capfd.readouterr().err.splitlines()) == 1
+
+
 def test_a_finished_run_leaves_no_state(whole_run: Training) -> None:
     assert list((whole_run.folder / "state" / "train").iterdir()) == []
 
 
 def test_killed_on_two_processes_and_continued_on_one_gives_the_same_bytes(whole_run: Training, tmp_path: Path) -> None:
-    """Also the curves for TensorBoard, which are no output, have every update once."""
+    """Also the curves for TensorBoard, which are no output, have every update once; and the cost of the killed run is known."""
     run, curves = Training(whole_run.inputs, tmp_path / "run"), {"tensorboard": str(tmp_path / "curves")}
-    process = run.start(write_params(tmp_path / "two.yaml", processes=2, runtime=curves))
+    log = tmp_path / "cost.jsonl"
+    process = run.start(write_params(tmp_path / "two.yaml", processes=2, runtime=curves), COST_LOG=str(log))
     wait_for(lambda: run.saved_updates() >= 2, process)
     process.kill()
     process.communicate()
     assert not any(path.exists() for path in run.outputs)
-    run.finish(write_params(tmp_path / "one.yaml", processes=1, runtime=curves))
+    run.finish(write_params(tmp_path / "one.yaml", processes=1, runtime=curves), COST_LOG=str(log))
     assert run.bytes() == whole_run.bytes()
+    killed, continued = {line["run"]: line for line in costs(log)}.values()
+    # A state is saved before its line is written.
+    assert (killed["processes"], continued["processes"]) == (2, 1) and killed["job"] == continued["job"]
+    assert 4 <= killed["done"] + continued["done"] <= 5 and killed["done"] >= 1
     steps = events(tmp_path / "curves")
     assert sorted(steps) == ["gradient norm", "loss", "rate/text", "rate/unet"]
     assert all(updates == [0, 1, 2, 3, 4] for updates in steps.values())

@@ -28,8 +28,8 @@ SMALL_TRAIN = {
     "virtual_ranks": 4, "batch_size": 8, "micro_batch_size": 2, "updates": 5, "warmup_updates": 2, "save_every": 1,
     "checkpoints": {"every": 1, "keep_last": 1, "keep_every": 2},
     "pictures": {
-        "every": 3, "prompts": ["1girl, smile", "twintails"], "negative_prompt": "", "steps": 2, "guidance": 4.0,
-        "width": 32, "height": 48, "original_width": 96, "original_height": 144,
+        "every": 3, "prompts": ["1girl, smile", "twintails"], "negative_prompt": "", "sampler": "euler", "steps": 2,
+        "guidance": 4.0, "width": 32, "height": 48, "original_width": 96, "original_height": 144,
     },
 }  # fmt: skip
 

@@ -8,14 +8,18 @@ The sample's small encoder and the published ones are told apart by nothing but 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from repro.errors import StageError
+from repro.hashing import sha256_file
 
 import numpy as np
 import onnxruntime
 from PIL import Image
 
+FEATURE_MODEL, METRICS_MODEL, METRICS = "model_feat.onnx", "model_metrics.onnx", "metrics.json"
+FILES = (FEATURE_MODEL, METRICS_MODEL, METRICS)
 SIDE = 384
 WIDTH = 768
 # CLIP's channel statistics with the one digit more that imgutils' CCIP uses.
@@ -23,6 +27,8 @@ CHANNEL_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float64).r
 CHANNEL_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float64).reshape(3, 1, 1)
 # The metrics model computes in float32; its distance from the formula was 5e-7 for dghs-imgutils' files.
 METRICS_TOLERANCE = 1e-5
+# Of a picture with itself, and of a pair in both orders.
+IDENTITY_TOLERANCE = 1e-6
 
 
 class CcipEncoder:
@@ -32,18 +38,23 @@ class CcipEncoder:
     other batch sizes and thread counts.
 
     Attributes:
-        threshold: the largest difference at which two pictures count as one character.
+        threshold: pictures with a smaller difference count as one character; digests: {file: sha256} of the folder's files.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, sha256: Mapping[str, str] | None = None):
         """Open the folder and check its interface.
 
+        Args:
+            sha256: what files of the folder must have, by name; files that are not named may have any.
+
         Raises:
-            StageError: a file is missing or cannot be read, or has not the interface above.
+            StageError: a file is missing, has another sha256, cannot be read, or has not the interface above.
         """
         folder = Path(folder)
-        feature_path, metrics_path = folder / "model_feat.onnx", folder / "model_metrics.onnx"
-        self.threshold = read_threshold(folder / "metrics.json")
+        self.digests = encoder_digests(folder)
+        _check_digests(folder, self.digests, sha256 or {})
+        feature_path, metrics_path = folder / FEATURE_MODEL, folder / METRICS_MODEL
+        self.threshold = read_threshold(folder / METRICS)
         self._session = open_session(feature_path)
         _check_signature(self._session, feature_path, [3, SIDE, SIDE], [WIDTH])
         metrics = open_session(metrics_path)
@@ -54,6 +65,30 @@ class CcipEncoder:
         """The picture's features, float32 [768], as the model gives them (not normalised)."""
         (output,) = self._session.run(["output"], {"input": model_input(image)})
         return output[0]
+
+
+def encoder_digests(folder: Path) -> dict[str, str]:
+    """{file: sha256} of the files that every CCIP folder has.
+
+    Raises:
+        StageError: one is missing.
+    """
+    for name in FILES:
+        _require_file(Path(folder) / name)
+    return {name: sha256_file(Path(folder) / name) for name in FILES}
+
+
+def _check_digests(folder: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    for name, digest in sorted(expected.items()):
+        path = folder / name
+        if name not in found:
+            _require_file(path)
+        actual = found[name] if name in found else sha256_file(path)
+        if actual != digest:
+            raise StageError(
+                f"{path}: has sha256 {actual}, but evaluate.ccip.sha256 names {digest}; fetch it again with `make ccip`,"
+                " or change the parameter if another encoder is meant"
+            )
 
 
 def read_threshold(path: Path) -> float:
@@ -130,8 +165,8 @@ def _may_be_transparent(image: Image.Image) -> bool:
 def _require_file(path: Path) -> None:
     if not path.is_file():
         raise StageError(
-            f"{path}: no such file; a CCIP folder holds model_feat.onnx, model_metrics.onnx and metrics.json"
-            " (make the sample's with stages/make_sample_ccip.py, the published ones are in deepghs/ccip_onnx)"
+            f"{path}: no such file; a CCIP folder holds {FEATURE_MODEL}, {METRICS_MODEL} and {METRICS}: `make ccip` fetches"
+            " one of the repository deepghs/ccip_onnx, stages/make_sample_ccip.py makes the sample's"
         )
 
 
@@ -148,7 +183,8 @@ def _check_signature(
 
 
 def _check_metrics(session: onnxruntime.InferenceSession, path: Path) -> None:
-    """The metrics model must be the formula that the score computes in float64: clip((1 - cos) / 2, 0, 1)."""
+    """The metrics model must be the formula that the score computes in float64, clip((1 - cos) / 2, 0, 1), symmetric and
+    nothing between a picture and itself."""
     features = np.sin(np.arange(4 * WIDTH, dtype=np.float64) ** 2).reshape(4, WIDTH)
     features[3] = -features[0]
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
@@ -156,3 +192,5 @@ def _check_metrics(session: onnxruntime.InferenceSession, path: Path) -> None:
     (found,) = session.run(["output"], {"input": features.astype(np.float32)})
     if found.shape != expected.shape or not np.abs(found - expected).max() <= METRICS_TOLERANCE:
         raise StageError(f"{path}: its differences are not (1 - cosine) / 2; this is not a CCIP metrics model")
+    if np.diagonal(found).max() >= IDENTITY_TOLERANCE or np.abs(found - found.T).max() > IDENTITY_TOLERANCE:
+        raise StageError(f"{path}: a picture differs from itself, or a pair in its two orders; this is not a CCIP metrics model")

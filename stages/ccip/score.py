@@ -9,6 +9,7 @@ the shape of the call (dghs-imgutils 0.19.0), and a threshold turns last bits in
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repro.errors import StageError
@@ -25,22 +26,35 @@ def unit_vectors(features: np.ndarray) -> np.ndarray:
     return wide / np.sqrt((wide * wide).sum(axis=1, keepdims=True))
 
 
-def differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """CCIP differences, float64 [len(a), len(b)] in 0..1, of features [n, dims].
+def unit_differences(unit: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """CCIP differences, float64 [n], of one unit vector [dims] and many [n, dims].
 
-    Row by row instead of one matrix product, so that a pair has the same bits in every call.
+    Row by row instead of a matrix product, so that a pair has the same bits in every call.
     """
+    return np.clip((1.0 - (others * unit).sum(axis=1)) / 2.0, 0.0, 1.0)
+
+
+def differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """CCIP differences, float64 [len(a), len(b)] in 0..1, of features [n, dims]; a pair has the same bits in every call."""
     b_units = unit_vectors(b)
-    rows = [np.clip((1.0 - (b_units * unit).sum(axis=1)) / 2.0, 0.0, 1.0) for unit in unit_vectors(a)]
-    return np.stack(rows)
+    return np.stack([unit_differences(unit, b_units) for unit in unit_vectors(a)])
 
 
 def merged_feature(features: np.ndarray) -> np.ndarray:
     """One feature for many pictures of a character, float64 [dims]: the mean direction with the mean
     length (`ccip_merge` of dghs-imgutils 0.19.0). The rows' order does not reach the bits."""
     lengths = np.sqrt((np.asarray(features, dtype=np.float64) ** 2).sum(axis=1))
-    direction = np.array([math.fsum(column) for column in unit_vectors(features).T])
+    direction = np.array([math.fsum(column) for column in unit_vectors(features).T.tolist()])
     return direction / math.sqrt(math.fsum(direction * direction)) * (math.fsum(lengths) / len(lengths))
+
+
+@dataclass(frozen=True)
+class BorderlinePair:
+    """A pair within `BORDERLINE` of the threshold; picture and reference count from 0 within their character's."""
+
+    picture: int
+    reference: int
+    difference: float
 
 
 @dataclass(frozen=True)
@@ -48,9 +62,10 @@ class CharacterScore:
     """How well one model's pictures show one character.
 
     score: share of (reference, picture) pairs below the threshold; picture_scores: the same share for
-    each picture; best_of_m: the highest of these; ccip_diff, cosine: means over all pairs;
-    top1: share of the pictures whose nearest merged feature, among all characters', is the character's own;
-    borderline: pairs within `BORDERLINE` of the threshold.
+    each picture; picture_diffs: each picture's mean difference to the references; best_of_m: the highest of the shares;
+    ccip_diff, cosine: means over all pairs; rank: mean place of the character among all characters, by the difference of a
+    picture to their merged features (1: the nearest); top1: share of the pictures to which it is the nearest, alone;
+    diversity: mean difference between the pictures themselves, None for one picture; borderline: pairs near the threshold.
     """
 
     score: float
@@ -60,20 +75,21 @@ class CharacterScore:
     ccip_diff: float
     cosine: float
     top1: float
-    borderline: int
+    rank: float
+    diversity: float | None
+    borderline: tuple[BorderlinePair, ...]
 
 
-def score_character(
-    references: np.ndarray, generated: np.ndarray, threshold: float, own: int, merged: np.ndarray
-) -> CharacterScore:
+def score_character(references: np.ndarray, generated: np.ndarray, threshold: float, ranks: Sequence[float]) -> CharacterScore:
     """Score generated pictures [M, dims] of one character against its references [K, dims].
 
     Args:
-        merged: merged features of all characters [N, dims]; own: this character's row in it.
+        ranks: the character's place among all characters for each picture (`ccip.nearest.own_ranks`).
     """
     d = differences(references, generated)
     same = d < threshold
     mean_difference = math.fsum(d.flat) / d.size
+    near = np.argwhere(np.abs(d - threshold).T < BORDERLINE).tolist()
     return CharacterScore(
         score=int(same.sum()) / same.size,
         picture_scores=tuple(int(column.sum()) / len(column) for column in same.T),
@@ -81,14 +97,19 @@ def score_character(
         best_of_m=max(int(column.sum()) for column in same.T) / len(references),
         ccip_diff=mean_difference,
         cosine=1.0 - 2.0 * mean_difference,
-        top1=sum(nearest == own for nearest in nearest_characters(generated, merged)) / len(generated),
-        borderline=int((np.abs(d - threshold) < BORDERLINE).sum()),
+        top1=sum(rank == 1 for rank in ranks) / len(ranks),
+        rank=math.fsum(ranks) / len(ranks),
+        diversity=mean_pair_difference(generated),
+        borderline=tuple(BorderlinePair(picture, k, float(d[k, picture])) for picture, k in near),
     )
 
 
-def nearest_characters(generated: np.ndarray, merged: np.ndarray) -> list[int]:
-    """For each generated picture the row of `merged` [N, dims] with the smallest difference (the first of equals)."""
-    return [int(row.argmin()) for row in differences(generated, merged)]
+def mean_pair_difference(features: np.ndarray) -> float | None:
+    """Mean difference between two pictures of a set [M, dims]; None for one picture."""
+    if len(features) < 2:
+        return None
+    pairs = differences(features, features)[np.triu_indices(len(features), k=1)]
+    return math.fsum(pairs) / len(pairs)
 
 
 def upper_bound(references: np.ndarray, threshold: float) -> float:

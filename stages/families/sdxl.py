@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from repro.devices import at_precision
 from repro.errors import StageError
-from repro.params import Precision, Train
+from repro.params import Precision, SampledPictures, Train
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from families.noise import TIMESTEPS, Prediction, alphas_cumprod, loss_weights, signal_and_noise_scales, velocity
+from families.noise import Prediction, loss_weights, signal_and_noise_scales, velocity
+from families.samplers import Denoiser, sample, sampling_steps
 from families.text_cache import Encoded, TextCache
 from families.tokens import WINDOW, token_windows
 
-COMPUTED_IN = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SCHEDULER_CONFIG = Path("scheduler", "scheduler_config.json")
 
 
@@ -51,8 +51,7 @@ class Sdxl:
 
     def autocast(self) -> torch.autocast:
         """The context in which the UNet and the text encoders run."""
-        computed_in = COMPUTED_IN.get(self.precision)
-        return torch.autocast(self.device.type, computed_in, enabled=computed_in is not None)
+        return at_precision(self.device, self.precision)
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,8 @@ def encode_training_captions(model: Sdxl, captions: list[str], max_token_length:
 
 
 def _predict(model: Sdxl, noisy: torch.Tensor, timesteps: torch.Tensor, encoded: Encoded, sizes: list[Sizes]) -> torch.Tensor:
-    """The UNet's output, float32 [images, 4, h, w]; timesteps int64 [images], or [1] for all of them."""
+    """The UNet's output, float32 [images, 4, h, w]; timesteps [images], or [1] for all of them, which may lie
+    between whole ones."""
     context, pooled = encoded
     time_ids = _moved(torch.tensor([one.time_ids() for one in sizes], dtype=torch.float32), model.device)
     conditions = {"text_embeds": pooled, "time_ids": time_ids}
@@ -229,52 +229,43 @@ def denoising_losses(
     return (predicted - target).square().mean(dim=(1, 2, 3)) * weights
 
 
-# In place of a last signal share of 0, whose noise level would be infinite; diffusers takes the same.
-LEAST_SIGNAL = 2.0**-24
+def _guided_denoiser(model: Sdxl, encoded: Encoded, sizes: Sizes, guidance: float) -> Denoiser:
+    """The model under classifier-free guidance, both halves as one batch; `encoded` is of the negative prompt and the prompt."""
+
+    def denoiser(scaled: torch.Tensor, timestep: float) -> torch.Tensor:
+        at = _moved(torch.tensor([timestep]), model.device)
+        unconditional, conditional = _predict(model, torch.cat([scaled, scaled]), at, encoded, [sizes] * 2).chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
+
+    return denoiser
 
 
-def euler_sigmas(steps: int, zero_terminal_snr: bool = False) -> tuple[list[int], list[float]]:
-    """Timesteps and noise levels of the Euler sampler: diffusers' EulerDiscreteScheduler takes the same ones.
-
-    They are spaced as SDXL's own scheduler file says (`leading`, offset 1). On the zero-terminal schedule they are
-    `trailing`, since pictures must start from the last timestep, where alone the model has learned to start from nothing
-    (Lin et al. 2023, section 3.3).
-    """
-    kept = alphas_cumprod(zero_terminal_snr)
-    if zero_terminal_snr:
-        timesteps = [round(TIMESTEPS * (steps - i) / steps) - 1 for i in range(steps)]
-        kept[-1] = LEAST_SIGNAL
-    else:
-        stride = TIMESTEPS // steps
-        timesteps = [i * stride + 1 for i in reversed(range(steps))]
-    return timesteps, [float(np.sqrt((1.0 - kept[t]) / kept[t])) for t in timesteps] + [0.0]
+def _windows_needed(model: Sdxl, captions: list[str]) -> int:
+    """Windows that hold all tokens of the longest caption, by either tokenizer."""
+    tokens = max(
+        len(ids)
+        for tokenizer in (model.tokenizer, model.tokenizer_2)
+        for ids in tokenizer(captions, add_special_tokens=False).input_ids
+    )
+    return max(1, -(-tokens // (WINDOW - 2)))
 
 
 @torch.no_grad()
-def sample_latents(
-    model: Sdxl, prompt: str, negative_prompt: str, seed: int, sizes: Sizes, steps: int, guidance: float
-) -> torch.Tensor:
-    """One picture's latents [1, 4, h, w], on the model's device, by Euler steps with classifier-free guidance.
+def sample_latents(model: Sdxl, prompt: str, seed: int, settings: SampledPictures) -> torch.Tensor:
+    """One picture's latents [1, 4, h, w], on the model's device, with classifier-free guidance.
 
-    The sampler is written out because diffusers' schedulers take float32 square roots in torch,
-    which are not the same on every CPU. Noise depends on `seed` alone; a picture is computed by
-    itself, so that no batch composition reaches its bits.
+    Nothing of a long prompt is cut off: both prompts get the windows that the longer one needs. Noise depends on `seed`
+    alone, and is drawn on the CPU; a picture is computed by itself, so that no batch composition reaches its bits.
     """
     factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
-    shape = (1, model.unet.config.in_channels, sizes.target_height // factor, sizes.target_width // factor)
-    encoded = encode_captions(model, [negative_prompt, prompt], WINDOW - 2)
-    timesteps, sigmas = euler_sigmas(steps, model.zero_terminal_snr)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * float(np.sqrt(sigmas[0] ** 2 + 1.0))
-    x = x.to(model.device)
-    for t, sigma, next_sigma in zip(timesteps, sigmas, sigmas[1:], strict=False):
-        scaled = x * float(1.0 / np.sqrt(sigma**2 + 1.0))
-        timestep = _moved(torch.tensor([t]), model.device)
-        unconditional, conditional = _predict(model, torch.cat([scaled, scaled]), timestep, encoded, [sizes] * 2).chunk(2)
-        slope = unconditional + guidance * (conditional - unconditional)
-        if model.prediction == "v_prediction":
-            slope = slope * float(1.0 / np.sqrt(sigma**2 + 1.0)) + x * (sigma / (sigma**2 + 1.0))
-        x = x + slope * (next_sigma - sigma)
-    return x
+    shape = (1, model.unet.config.in_channels, settings.height // factor, settings.width // factor)
+    sizes = Sizes(settings.original_height, settings.original_width, 0, 0, settings.height, settings.width)
+    table = sampling_steps(settings.sampler, settings.steps, model.zero_terminal_snr)
+    prompts = [settings.negative_prompt, prompt]
+    encoded = encode_captions(model, prompts, _windows_needed(model, prompts) * (WINDOW - 2))
+    denoiser = _guided_denoiser(model, encoded, sizes, settings.guidance)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
+    return sample(denoiser, noise, table, model.prediction, seed)
 
 
 @torch.no_grad()

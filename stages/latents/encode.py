@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from repro.devices import TORCH_TYPES, Device, at_precision, device_of_this_process
 from repro.errors import StageError
 from repro.numerics import fix_torch
 from repro.outputs import write_json
@@ -24,7 +25,6 @@ from safetensors import safe_open
 from booru.images.archives import ImageArchives
 from booru.images.decoding import UnreadableImageError, decode
 from latents.buckets import Placement, Size
-from latents.devices import Device, at_precision, device_of_this_process
 from latents.portions import Portion
 from latents.resize import fit
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 StoredType = Literal["fp32", "fp16"]
-STORED_TYPES = {"fp32": torch.float32, "fp16": torch.float16}
 NOT_FINITE = "latents not finite"
 BEYOND_FP16 = "latents beyond the range of fp16: set latents.dtype to fp32"
 
@@ -130,7 +129,7 @@ def encode(task: EncodeTask) -> int:
     for number, row in enumerate(task.portion.rows()):
         pixels = torch.from_numpy(fit(decode(archives.read(row)), placement_of(row)))
         exact = posterior(vae, pixels, task.precision)
-        stored = [latents.to(STORED_TYPES[task.dtype]) for latents in exact]
+        stored = [latents.to(TORCH_TYPES[task.dtype]) for latents in exact]
         if reason := why_lost(exact, stored):
             lost[number] = reason
             continue

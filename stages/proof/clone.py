@@ -18,7 +18,7 @@ FOREIGN_SURROUNDINGS = {
     "DVC_NO_ANALYTICS": "1",
 }
 # What the caller may have set for runs of their own: stages of the clone find none of it (but IMAGE_ROOT: data is not cloned).
-FORGOTTEN = {*PORTABLE_ENVIRONMENT, "GOLDEN", "PYTHONPATH", "STATE_ROOT"}
+FORGOTTEN = {*PORTABLE_ENVIRONMENT, "COST_LOG", "GOLDEN", "PYTHONPATH", "STATE_ROOT"}
 FOREIGN_UMASK = 0o077
 
 

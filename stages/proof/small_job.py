@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 from ccip.encoder import CcipEncoder
 from ccip.score import differences
-from families.sdxl import Sdxl, Sizes, decode_picture, load_sdxl, sample_latents
+from families.sdxl import Sdxl, decode_picture, load_sdxl, sample_latents
 from proof.fingerprint import measure
 from training.loop import Job, run_updates
 from training.ranks import Ranks
@@ -39,7 +39,10 @@ SHORT = {
     "updates": 2, "warmup_updates": 1, "virtual_ranks": 2, "batch_size": 4, "micro_batch_size": 2, "save_every": 1,
     "checkpoints": None, "pictures": None,
 }  # fmt: skip
-SAMPLING_STEPS = 2
+SAMPLING = {
+    "negative_prompt": "", "steps": 2,
+    **dict.fromkeys(("width", "height", "original_width", "original_height"), MADE_SIDE),
+}  # fmt: skip
 
 
 def write_inputs(folder: Path, seed: int) -> None:
@@ -79,9 +82,8 @@ def training_digests(params: Params, base: Path) -> Iterator[tuple[str, str]]:
 def picture_digests(model: Sdxl, params: Params, ccip: Path) -> Iterator[tuple[str, str]]:
     """Digests of two pictures, of their CCIP features, and of their difference."""
     encoder = CcipEncoder(ccip)
-    sizes = Sizes(MADE_SIDE, MADE_SIDE, 0, 0, MADE_SIDE, MADE_SIDE)
-    sampling = {"seed": params.seed, "sizes": sizes, "steps": SAMPLING_STEPS, "guidance": params.evaluate.guidance}
-    latents = [sample_latents(model, prompt, "", **sampling) for prompt in ("1girl, solo, smile", "1boy, solo, hat")]
+    sampling = params.evaluate.generation.model_copy(update=SAMPLING)
+    latents = [sample_latents(model, prompt, params.seed, sampling) for prompt in ("1girl, solo, smile", "1boy, solo, hat")]
     pictures = [decode_picture(model, one) for one in latents]
     features = np.stack([encoder.features(picture) for picture in pictures])
     yield "pictures", hashlib.sha256(b"".join(picture.tobytes() for picture in pictures)).hexdigest()

@@ -13,9 +13,11 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from reporting.facts import base_models, extremes, report_facts
-from reporting.records import Inputs
-from reporting.wording import FILTERS
+from reporting.evaluation import extremes, mode_lines, named_skipped, plots_in_order
+from reporting.facts import report_facts
+from reporting.inputs import Paths
+from reporting.records import HashedFile, Inputs
+from reporting.wording import FILTERS, mode
 
 TEMPLATES = Path(__file__).parent / "templates"
 EXTREMES = 20
@@ -54,22 +56,43 @@ def quoted(text: str) -> Markup:
     return Markup(json.dumps(text, ensure_ascii=False))
 
 
-def license_fields(name: str) -> dict[str, str]:
-    """The front matter's licence keys."""
+def license_fields(name: str, link: str | None) -> dict[str, str]:
+    """The front matter's licence keys; a licence that the hub does not know has a name, and the link to its text if any."""
     short = name.lower()
-    return {"license": short} if short in HUB_LICENSES else {"license": "other", "license_name": short.replace(" ", "-")}
+    if short in HUB_LICENSES:
+        return {"license": short}
+    slug = re.sub(r"[^a-z0-9.]+", "-", short).strip("-")
+    return {"license": "other", "license_name": slug} | ({"license_link": link} if link else {})
+
+
+def evaluation_results(inputs: Inputs) -> list[dict[str, Any]]:
+    """The front matter's results: the last model's score in each mode, over the characters that have it."""
+    return [
+        {
+            "task": {"type": "text-to-image", "name": "Text-to-Image"},
+            "dataset": {"type": "references", "name": f"References of {figures.characters} characters"},
+            "metrics": [
+                {
+                    "type": "ccip-score",
+                    "name": f"CCIP score {mode(name)}, mean over characters",
+                    "value": figures.models[inputs.after].score,
+                }
+            ],
+        }
+        for name, figures in mode_lines(inputs)
+    ]
 
 
 def front_matter(params: Params, inputs: Inputs) -> str:
-    """YAML that the hub reads: licence, tags, base model, and the score as an evaluation result."""
-    evaluation = inputs.evaluation
+    """YAML that the hub reads: licence, tags, base model, and the scores as evaluation results."""
+    report = params.report
     fields = {
-        **license_fields(params.merge.license),
+        **license_fields(params.merge.license, report.license_link),
         "language": ["en"],
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
-        "base_model": names[0] if len(names := base_models(params)) == 1 else names,
-        "base_model_relation": "finetune",
+        **({"base_model": report.base_models, "base_model_relation": "finetune"} if report.base_models else {}),
+        **({"datasets": report.datasets} if report.datasets else {}),
         "tags": [
             "text-to-image",
             "stable-diffusion-xl",
@@ -77,30 +100,24 @@ def front_matter(params: Params, inputs: Inputs) -> str:
             "art",
             *(["lokr", "lycoris"] if params.train.method == "lokr" else []),
         ],
-        "model-index": [
-            {
-                "name": params.report.title,
-                "results": [
-                    {
-                        "task": {"type": "text-to-image"},
-                        "dataset": {"type": "references", "name": f"{evaluation.characters} characters"},
-                        "metrics": [
-                            {
-                                "type": "ccip-score",
-                                "name": "CCIP score, mean over characters",
-                                "value": evaluation.models.merged.score,
-                            }
-                        ],
-                    }
-                ],
-            }
-        ],
+        "model-index": [{"name": report.title, "results": evaluation_results(inputs)}],
     }
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def model_card(params: Params, inputs: Inputs, card: Path) -> str:
-    """The whole card as text; `card` is where it will stand, for the relative link to the picture grid."""
+def link(path: Path, card: Path) -> Markup:
+    """A relative link from the card to a file, spaces and brackets escaped."""
+    return Markup(quote(Path(os.path.relpath(path, card.parent)).as_posix()))
+
+
+def checksum_command(files: list[HashedFile], card: Path) -> str:
+    """A shell command that compares the files with their sha256, from the card's folder."""
+    lines = [f"{file.sha256}  {Path(os.path.relpath(file.path, card.parent)).as_posix()}" for file in files]
+    return "\n".join(["sha256sum --check <<'END'", *lines, "END"])
+
+
+def model_card(params: Params, inputs: Inputs, paths: Paths, card: Path) -> str:
+    """The whole card as text; `card` is where it will stand, for the relative links to files."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=False,  # that is for HTML; `finalize` escapes every value as Markdown
@@ -111,9 +128,21 @@ def model_card(params: Params, inputs: Inputs, card: Path) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= FILTERS | {"code": code, "fenced": fenced, "quoted": quoted, "raw": Markup}
+    plots = plots_in_order(inputs.plots)
+    linked = [
+        *inputs.grids.values(),
+        *(path for plot in plots for path in (plot.png, plot.svg) if path),
+        *(file.path for file in inputs.hashed),
+    ]
+    skipped_named, skipped_more = named_skipped(inputs.evaluation.skipped)
     return environment.get_template("card.md.jinja").render(
         report_facts(params, inputs),
         front_matter=Markup(front_matter(params, inputs)),
-        grid_link=Markup(quote(Path(os.path.relpath(inputs.grid, card.parent)).as_posix())),
-        rows=extremes(inputs.rows, EXTREMES),
+        links={path: link(path, card) for path in linked},
+        paths=paths,
+        plots=plots,
+        rows=extremes(inputs.rows, EXTREMES, inputs.change),
+        skipped_named=skipped_named,
+        skipped_more=skipped_more,
+        checksums=checksum_command(inputs.hashed, card),
     )

@@ -2,18 +2,17 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from repro.hashing import sha256_json
-from repro.params import Params, Select, read_yaml
+from repro.params import Params, Select
 
 import yaml
 
 from booru.captioning.profiles import Profile, profile
-from booru.captioning.quality import quality_words
-from ccip.prompts import spoken
-from reporting.records import CharacterRow, Inputs
+from generation.requests import spoken
+from reporting.evaluation import SAMPLER_WORDS, evaluation_facts
+from reporting.records import Captions, Inputs
 from reporting.training import training_facts
 
 # A part of a caption, in the words that the published cards use for it.
@@ -30,23 +29,9 @@ PART_WORDS = {
     "aesthetic": "<aesthetic tag>",
     "custom": "<custom tags>",
 }
-# Kohaku XL Delta's card names these counts: a tag of so many posts "should work", or "can possibly work".
+# Kohaku XL's cards name the first three: tags that work, characters that need no further tags, and those that may work.
 LIST_STEPS = (1000, 500, 100, 10)
 LISTED_NAMES = 40
-CAVEATS_FILE = Path(__file__).with_name("caveats.yaml")
-# (label, key of a model's scores, how it is written)
-MEASURES = (
-    ("score, mean over characters", "score", "score"),
-    ("95 % interval", "ci95", "interval"),
-    ("median", "median", "score"),
-    ("characters above 0.5", "above_50_percent", "count"),
-    ("characters above 0.9", "above_90_percent", "count"),
-    ("score over that of the references", "score_over_upbound", "score"),
-    ("best picture of each character", "best_of_m", "score"),
-    ("top-1: nearest to its own character", "top1", "score"),
-    ("mean CCIP difference (lower is better)", "ccip_diff", "score"),
-    ("mean cosine", "cosine", "score"),
-)
 
 
 @dataclass(frozen=True)
@@ -55,13 +40,13 @@ class NameList:
 
     total: int
     shown: list[tuple[str, int]]
-    at_least: list[tuple[int, int]]
+    at_least: dict[int, int]
 
 
 def name_list(counts: dict[str, int]) -> NameList:
-    reached = [(step, sum(count >= step for count in counts.values())) for step in LIST_STEPS]
+    reached = {step: sum(count >= step for count in counts.values()) for step in LIST_STEPS}
     shown = [(spoken(name), count) for name, count in list(counts.items())[:LISTED_NAMES]]
-    return NameList(len(counts), shown, [(step, names) for step, names in reached if names])
+    return NameList(len(counts), shown, reached)
 
 
 def caption_format(rules: Profile, custom: bool) -> list[str]:
@@ -79,10 +64,34 @@ def year_words(rules: Profile) -> list[tuple[str, str]]:
     return words
 
 
-def score_words(rules: Profile) -> dict[str, list[str]]:
-    """{part: its words from the best to the worst} of quality, by favourites or by a model's score, and aesthetics."""
-    by_favourites = {"quality": rules.quality} if rules.quality else {}
-    return {part: quality_words(words)[::-1] for part, words in (by_favourites | rules.scores).items()}
+@dataclass(frozen=True)
+class SpecialWord:
+    """A word that captions carry for what a post is, when it does, and how many captions of this training have it."""
+
+    word: str
+    rule: str
+    captions: int
+
+
+def special_words(rules: Profile, captions: Captions) -> dict[str, list[SpecialWord]]:
+    """{part: its words} of quality and aesthetics from the best to the worst, of ratings, and of dates."""
+    parts: dict[str, list[tuple[str, str]]] = {}
+    if rules.quality:
+        steps = [(step.word, f"favourites above the {step.percentile}th percentile") for step in rules.quality.above]
+        parts["quality"] = [*steps, (rules.quality.otherwise, "else")]
+    for part, words in rules.scores.items():
+        steps = [(step.word, f"score above {step.score:g}") for step in words.above]
+        parts[part] = [*steps, (words.otherwise, "else")]
+    by_word: dict[str, list[str]] = {}
+    for rating, words in rules.ratings.items():
+        for word in words:
+            by_word.setdefault(word, []).append(rating)
+    parts["rating"] = [(word, f"rated {' or '.join(ratings)}") for word, ratings in by_word.items()]
+    parts["date"] = [(word, f"uploaded {years}") for word, years in year_words(rules)]
+    return {
+        part: [SpecialWord(word, rule, captions.posts_with_word.get(word, 0)) for word, rule in words]
+        for part, words in parts.items()
+    }
 
 
 def selection_conditions(select: Select) -> list[str]:
@@ -109,16 +118,6 @@ def batch_of(params: Params, inputs: Inputs) -> Batch:
     return Batch(images, seen, seen / inputs.latents.images)
 
 
-def verdict(inputs: Inputs) -> str:
-    """One sentence on the interval of the difference."""
-    low, high = inputs.evaluation.difference.ci95
-    if low > 0:
-        return "The interval lies above 0: by this score the merged model draws these characters better than the base."
-    if high < 0:
-        return "The interval lies below 0: by this score the merged model draws these characters worse than the base."
-    return "The interval includes 0: this evaluation shows no difference between base and merged model."
-
-
 def base_models(params: Params) -> list[str]:
     """The published models that the base is made of, by their names in its formula."""
     return [name for name in params.models.files if re.search(rf"\b{name}\b", params.base.formula)]
@@ -129,35 +128,27 @@ def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
     rules = profile(params.caption.profile)
     base_name = ", ".join(base_models(params))
     recipe = params.model_dump(mode="json", exclude={"runtime"})
-    return training_facts(params) | {
-        "params": params,
-        "recipe": recipe,
-        "recipe_digest": sha256_json(recipe),
-        "inputs": inputs,
-        "scores": inputs.evaluation,
-        "verdict": verdict(inputs),
-        "base_name": base_name,
-        "model_words": {"base": f"base, {base_name}", "trained": "trained weights"},
-        "batch": batch_of(params, inputs),
-        "rules": rules,
-        "format": caption_format(rules, custom=bool(params.ingest.folders)),
-        "years": year_words(rules),
-        "score_words": score_words(rules),
-        "conditions": selection_conditions(params.select),
-        "artists": name_list(inputs.artists),
-        "characters": name_list(inputs.characters),
-        "any_held_out": any(row.held_out is not None for row in inputs.rows),
-        "prompt_name": spoken,
-        "measures": MEASURES,
-        "caveats": read_yaml(CAVEATS_FILE.read_text(encoding="utf-8"), CAVEATS_FILE.name),
-        "recipe_yaml": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=1000),
-    }
-
-
-def extremes(rows: list[CharacterRow], each: int) -> list[CharacterRow]:
-    """All rows where there are few; else the `each` best, worst and most changed, in the rows' order."""
-    if len(rows) <= 3 * each:
-        return rows
-    changed = sorted(rows, key=lambda row: (-abs(row.change), row.name))[:each]
-    chosen = {row.name for row in (*rows[:each], *rows[-each:], *changed)}
-    return [row for row in rows if row.name in chosen]
+    asked = params.evaluate.generation
+    return (
+        training_facts(params)
+        | evaluation_facts(inputs)
+        | {
+            "params": params,
+            "recipe_digest": sha256_json(recipe),
+            "recipe_yaml": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=1000),
+            "inputs": inputs,
+            "base_names": base_models(params),
+            "base_name": base_name,
+            "batch": batch_of(params, inputs),
+            "rules": rules,
+            "format": caption_format(rules, custom=bool(params.ingest.folders)),
+            "special_words": special_words(rules, inputs.captions),
+            "conditions": selection_conditions(params.select),
+            "list_steps": LIST_STEPS,
+            "artists": name_list(inputs.artists),
+            "characters": name_list(inputs.characters),
+            "prompt_name": spoken,
+            "asked": asked,
+            "sampler": SAMPLER_WORDS[asked.sampler],
+        }
+    )

@@ -5,32 +5,49 @@ that writes it again.
 """
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
 from repro.errors import StageError
-from repro.hashing import hash_tree, sha256_file, sha256_json
+from repro.hashing import MANIFEST_NAME, remembered_sha256, sha256_file
 
 import polars as pl
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from characters.references import read_references
 from reporting.records import (
+    AskedPicture,
     Bucket,
+    Captions,
     CharacterRow,
+    CharacterScores,
     Evaluation,
+    EvaluationRun,
     Funnel,
+    HashedFile,
     HistoryRow,
     Inputs,
+    KeptFiles,
     Latents,
     ListedTag,
     MergeReport,
+    Selection,
+    TrainedFile,
     TrainSummary,
 )
 
 Model = TypeVar("Model", bound=BaseModel)
+# The evaluation's picture grids: of characters evenly from the best to the worst, and the ends of the ranking.
 GRID = "grid.png"
+GRIDS = (GRID, "best.png", "worst.png", "changed.png")
+SHEETS = "sheets"
+TRAINING_SHEET = "sheet.png"
+SCORE_COLUMNS = ["character", "series", "gender", "training_pictures", "model", "mode", "references", "upbound"]
+FIGURE_COLUMNS = ["pictures", "score", "best_of_m", "top1", "rank"]
+EVALUATION = "evaluate-CCIP"
 
 
 def _text(path: Path, stage: str) -> str:
@@ -74,7 +91,7 @@ def read_counts(path: Path, stage: str) -> dict[str, int]:
 
 
 def _rows(path: Path, stage: str, columns: list[str]) -> list[dict[str, str]]:
-    rows = list(csv.DictReader(_text(path, stage).splitlines()))
+    rows = list(csv.DictReader(io.StringIO(_text(path, stage), newline="")))
     missing = [name for name in columns if not rows or rows[0].get(name) is None]
     if missing:
         raise StageError(f"{path}: no column '{missing[0]}' or no rows; run the {stage} stage again")
@@ -96,40 +113,49 @@ def read_history(path: Path) -> list[HistoryRow]:
         raise StageError(f"{path}: {error}; run the train stage again") from None
 
 
-def read_character_rows(path: Path, trained: dict[str, int]) -> list[CharacterRow]:
-    """Characters with both models' scores, best of the merged model first, ties by name.
+def _scores_of(row: dict[str, str]) -> CharacterScores:
+    pictures, *figures = (row[column] for column in FIGURE_COLUMNS)
+    return CharacterScores(int(pictures), *map(float, figures))
+
+
+def read_character_rows(
+    path: Path, models: list[str], headline: str, core_tags: dict[str, tuple[str, ...]]
+) -> list[CharacterRow]:
+    """Characters with their scores by model and mode, best of the last model first, ties by name.
 
     Args:
-        trained: number of training captions by character tag.
+        models: of whom each character must have a row in the mode `headline`.
+        core_tags: by character; those without an entry have none.
 
     Raises:
         StageError: missing, a column missing, a cell that is no number, or a character without one of the models.
     """
-    columns = ["character", "series", "model", "score", "top1", "upbound", "held_out_score"]
-    models: dict[str, dict[str, dict[str, str]]] = {}
-    for row in _rows(path, "evaluate-CCIP", columns):
-        models.setdefault(row["character"], {})[row["model"]] = row
+    grouped: dict[str, list[dict[str, str]]] = {}
+    for row in _rows(path, EVALUATION, SCORE_COLUMNS + FIGURE_COLUMNS):
+        grouped.setdefault(row["character"], []).append(row)
     found = []
-    for name, by_model in models.items():
-        if not {"base", "merged"} <= by_model.keys():
-            raise StageError(f"{path}: '{name}' needs a row for base and one for merged; run the evaluate-CCIP stage again")
-        base, merged = by_model["base"], by_model["merged"]
+    for name, rows in grouped.items():
         try:
+            scores = {(row["model"], row["mode"]): _scores_of(row) for row in rows}
+            first = rows[0]
             found.append(
                 CharacterRow(
                     name=name,
-                    series=merged["series"],
-                    pictures=trained.get(name, 0),
-                    base=float(base["score"]),
-                    merged=float(merged["score"]),
-                    top1=float(merged["top1"]),
-                    upbound=float(merged["upbound"]),
-                    held_out=float(merged["held_out_score"]) if merged["held_out_score"] else None,
+                    series=first["series"],
+                    gender=first["gender"],
+                    pictures=int(first["training_pictures"]),
+                    references=int(first["references"]),
+                    upbound=float(first["upbound"]),
+                    scores=scores,
+                    core_tags=core_tags.get(name, ()),
                 )
             )
         except (TypeError, ValueError) as error:
-            raise StageError(f"{path}: {name}: {error}; run the evaluate-CCIP stage again") from None
-    return sorted(found, key=lambda row: (-row.merged, row.name))
+            raise StageError(f"{path}: {name}: {error}; run the {EVALUATION} stage again") from None
+        missing = [model for model in models if (model, headline) not in scores]
+        if missing:
+            raise StageError(f"{path}: '{name}' needs a row of {missing[0]} in mode {headline}; run the {EVALUATION} stage again")
+    return sorted(found, key=lambda row: (-row.scores[models[-1], headline].score, row.name))
 
 
 def read_latents(folder: Path) -> Latents:
@@ -153,66 +179,134 @@ def read_latents(folder: Path) -> Latents:
     return Latents([Bucket(*row) for row in counted.iter_rows()], dict(reasons.iter_rows()))
 
 
-def pictures_in(folder: Path, stage: str = "evaluate-CCIP") -> dict[str, Path]:
-    """{file name: path} of a folder's PNGs, by name.
+def _folder(path: Path, stage: str) -> Path:
+    if not path.is_dir():
+        raise StageError(f"{path}: no such folder; the {stage} stage writes it")
+    return path
+
+
+def read_plots(folder: Path) -> dict[str, Path]:
+    """{file name: path} of the evaluation's plots, PNG and SVG, by name.
 
     Raises:
         StageError: no such folder.
     """
-    if not folder.is_dir():
-        raise StageError(f"{folder}: no such folder; the {stage} stage writes it")
-    return {path.name: path for path in sorted(folder.glob("*.png"))}
+    return {path.name: path for path in sorted(_folder(folder, EVALUATION).iterdir()) if path.suffix in (".png", ".svg")}
 
 
-def first_prompt(path: Path, character: str) -> str:
-    """The prompt of a character's first picture, from the evaluation's list of pictures.
+def read_grids(folder: Path) -> dict[str, Path]:
+    """{file name: path} of the evaluation's picture grids, in the order of GRIDS.
 
     Raises:
-        StageError: missing, a column missing, or no picture of this character.
+        StageError: no such folder, or the overview is missing.
     """
-    for row in _rows(path, "evaluate-CCIP", ["character", "prompt"]):
-        if row["character"] == character:
-            return row["prompt"]
-    raise StageError(f"{path}: no picture of '{character}'; run the evaluate-CCIP stage again")
+    found = {name: folder / name for name in GRIDS if (_folder(folder, EVALUATION) / name).is_file()}
+    if GRID not in found:
+        raise StageError(f"{folder / GRID}: no such file; the {EVALUATION} stage writes it")
+    return found
 
 
-def digest_of(path: Path) -> str:
-    """sha256 of a file; of a folder, sha256 of the canonical JSON of its files' names and sha256.
+def read_asked(path: Path, before: str, headline: str, character: str) -> tuple[list[AskedPicture], int]:
+    """An example of each mode and template, of `character` where it has one and in `headline` first; and the number of pictures
+    that each model drew.
 
     Raises:
-        StageError: neither file nor folder.
+        StageError: missing, a column missing, or no picture of the model `before`.
     """
-    if path.is_dir():
-        return sha256_json(hash_tree(path))
+    columns = ["model", "mode", "character", "template", "artist", "prompt"]
+    rows = [row for row in _rows(path, "generate", columns) if row["model"] == before]
+    if not rows:
+        raise StageError(f"{path}: no picture of '{before}'; run the generate stage again")
+    examples: dict[tuple[str, str], AskedPicture] = {}
+    for row in sorted(rows, key=lambda row: (row["mode"] != headline, row["character"] != character)):
+        picture = AskedPicture(**{column: row[column] for column in columns[1:]})
+        examples.setdefault((picture.mode, picture.template), picture)
+    return list(examples.values()), len(rows)
+
+
+def read_trained(path: Path, merge: MergeReport) -> TrainedFile:
+    """The trained weights, which must be those that the merge stage read.
+
+    Raises:
+        StageError: missing, or not the file of merge.json.
+    """
     if not path.is_file():
-        raise StageError(f"{path}: no such file or folder; the card lists its sha256")
-    return sha256_file(path)
+        raise StageError(f"{path}: no such file; the train stage writes it")
+    digest = remembered_sha256(path)
+    if merge.inputs.sha256.get("trained", digest) != digest:
+        raise StageError(f"{path}: not the weights that the merged model was made of; run the merge stage again")
+    return TrainedFile(path.name, path.stat().st_size, digest)
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where each input lies; `hashed` are further files and folders whose sha256 the report lists."""
+    """Where each input lies."""
 
+    selection: Path
     funnel: Path
+    captions: Path
     artists: Path
     characters: Path
     latents: Path
     history: Path
     train_metrics: Path
+    training_pictures: Path
+    trained: Path
+    checkpoints: Path
     merge: Path
+    model: Path
+    references: Path
+    pictures_list: Path
     ccip: Path
     ccip_characters: Path
+    ccip_run: Path
     ccip_plots: Path
     pictures: Path
-    hashed: tuple[Path, ...]
 
-    @property
-    def reports(self) -> tuple[Path, ...]:
-        """The inputs that are single files."""
-        return (
-            self.funnel, self.artists, self.characters, self.history, self.train_metrics, self.merge, self.ccip,
-            self.ccip_characters,
-        )  # fmt: skip
+
+# The reports, lists and tables whose sha256 the card gives, by their names in Paths, and what they are.
+HASHED = {
+    "artists": "artists and how many captions name them",
+    "characters": "characters and how many captions name them",
+    "selection": "what was selected",
+    "funnel": "what was kept",
+    "captions": "what was captioned",
+    "history": "loss and rates of each update",
+    "train_metrics": "the training in figures",
+    "merge": "the merge in figures",
+    "references": "characters that are scored and their reference posts",
+    "pictures_list": "pictures that the models drew, with prompts and seeds",
+    "ccip": "the scores",
+    "ccip_characters": "the scores of each character",
+    "ccip_run": "what was scored",
+}
+
+
+def read_evaluation(paths: Paths) -> tuple[Evaluation, EvaluationRun]:
+    """The evaluation's figures and what they are of.
+
+    Raises:
+        StageError: missing or malformed, fewer than two models, or figures or a table of another run.
+    """
+    run = read_report(paths.ccip_run, EvaluationRun, EVALUATION)
+    evaluation = read_report(paths.ccip, Evaluation, EVALUATION)
+    if set(run.models) != evaluation.models.keys():
+        raise StageError(f"{paths.ccip}: other models than {paths.ccip_run.name} names; run the {EVALUATION} stage again")
+    _text(paths.ccip_characters, EVALUATION)
+    for path, digest in ((paths.ccip, run.ccip_json), (paths.ccip_characters, run.characters_csv)):
+        if sha256_file(path) != digest:
+            raise StageError(f"{path}: not the file that {paths.ccip_run.name} names; run the {EVALUATION} stage again")
+    return evaluation, run
+
+
+def hashed_files(paths: Paths, merge: MergeReport, trained: TrainedFile, checkpoints: dict[str, str]) -> list[HashedFile]:
+    """The published files, then the reports behind them."""
+    return [
+        HashedFile(paths.model, "this model", merge.single_file.sha256),
+        HashedFile(paths.trained, "the trained weights alone", trained.sha256),
+        *(HashedFile(paths.checkpoints / name, "intermediate checkpoint", sha) for name, sha in sorted(checkpoints.items())),
+        *(HashedFile(getattr(paths, name), words, sha256_file(getattr(paths, name))) for name, words in HASHED.items()),
+    ]
 
 
 def read_inputs(paths: Paths) -> Inputs:
@@ -221,24 +315,37 @@ def read_inputs(paths: Paths) -> Inputs:
     Raises:
         StageError: one is missing or not what its stage writes.
     """
-    characters = read_counts(paths.characters, "caption")
-    rows = read_character_rows(paths.ccip_characters, characters)
-    sheets = pictures_in(paths.pictures)
-    if GRID not in sheets:
-        raise StageError(f"{paths.pictures / GRID}: no such file; the evaluate-CCIP stage writes it")
+    evaluation, run = read_evaluation(paths)
+    merge = read_report(paths.merge, MergeReport, "merge")
+    trained = read_trained(paths.trained, merge)
+    if not paths.model.is_file() or paths.model.stat().st_size != merge.single_file.bytes:
+        raise StageError(f"{paths.model}: not the file that {paths.merge.name} describes; run the merge stage again")
+    core_tags = {one.character: one.core_tags for one in read_references(paths.references).characters}
+    rows = read_character_rows(paths.ccip_characters, run.models, evaluation.headline, core_tags)
+    examples, asked = read_asked(paths.pictures_list, run.models[0], evaluation.headline, rows[0].name)
+    training_sheet = _folder(paths.training_pictures, "train") / TRAINING_SHEET
+    grids = read_grids(paths.pictures)
+    checkpoints = read_report(paths.checkpoints / MANIFEST_NAME, KeptFiles, "train").files
     return Inputs(
+        selection=read_report(paths.selection, Selection, "select"),
         funnel=read_report(paths.funnel, Funnel, "filter"),
+        captions=read_report(paths.captions, Captions, "caption"),
         artists=read_counts(paths.artists, "caption"),
-        characters=characters,
+        characters=read_counts(paths.characters, "caption"),
         latents=read_latents(paths.latents),
         history=read_history(paths.history),
         train=read_report(paths.train_metrics, TrainSummary, "train"),
-        merge=read_report(paths.merge, MergeReport, "merge"),
-        evaluation=read_report(paths.ccip, Evaluation, "evaluate-CCIP"),
+        training_sheet=training_sheet if training_sheet.is_file() else None,
+        checkpoints=checkpoints,
+        trained=trained,
+        merge=merge,
+        evaluation=evaluation,
+        run=run,
         rows=rows,
-        plots=pictures_in(paths.ccip_plots),
-        grid=sheets.pop(GRID),
-        sheets={unquote(Path(name).stem): path for name, path in sheets.items()},
-        example_prompt=first_prompt(paths.pictures / "pictures.csv", rows[0].name),
-        digests={path.name: digest_of(path) for path in (*paths.reports, *paths.hashed)},
+        examples=examples,
+        asked=asked,
+        plots=read_plots(paths.ccip_plots),
+        grids=grids,
+        sheets={unquote(path.stem): path for path in sorted((paths.pictures / SHEETS).glob("*.png"))},
+        hashed=hashed_files(paths, merge, trained, checkpoints),
     )

@@ -1,6 +1,5 @@
 """The report page: one HTML file that needs nothing else, neither network nor the files it was made from."""
 
-import base64
 from pathlib import Path
 
 from repro.params import Params
@@ -8,7 +7,10 @@ from repro.params import Params
 import jinja2
 from markupsafe import Markup
 
-from reporting.facts import extremes, report_facts
+from reporting.embedding import is_wide, picture_uri, plot_uri, sheet_uris
+from reporting.evaluation import GRID_WORDS, extremes, plots_in_order
+from reporting.facts import report_facts
+from reporting.inputs import GRID, Paths
 from reporting.plots import loss_chart, rate_chart
 from reporting.records import Inputs
 from reporting.wording import FILTERS
@@ -16,26 +18,11 @@ from reporting.wording import FILTERS
 TEMPLATES = Path(__file__).parent / "templates"
 # Sheets are large: with more characters than three times this, only the ends of the ranking and the most changed are shown.
 SHEETS_EACH = 20
-# What the evaluation's plots show, by file name; others are shown under their name.
-PLOT_WORDS = {
-    "rank.png": "Scores from the best character to the worst, one line a model",
-    "histogram.png": "CCIP differences of picture pairs; left of the threshold a pair counts as one character",
-    "scatter.png": "Each character's score before and after; above the diagonal the merged model is better",
-}
+# Rows of the character table that show before one asks for more.
+FIRST_ROWS = 100
 
 
-def data_uri(path: Path) -> Markup:
-    """A PNG as a data URI."""
-    return Markup("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
-
-
-def plot_figures(plots: dict[str, Path]) -> list[tuple[str, Path]]:
-    """(text, file) of each plot: the known ones first, in their order."""
-    known = [(PLOT_WORDS[name], plots[name]) for name in PLOT_WORDS if name in plots]
-    return known + [(Path(name).stem, path) for name, path in plots.items() if name not in PLOT_WORDS]
-
-
-def report_page(params: Params, inputs: Inputs) -> str:
+def report_page(params: Params, inputs: Inputs, paths: Paths) -> str:
     """The whole page as text."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -45,13 +32,20 @@ def report_page(params: Params, inputs: Inputs) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= FILTERS | {"data_uri": data_uri}
+    environment.filters |= FILTERS | {"picture_uri": picture_uri, "plot_uri": plot_uri, "is_wide": is_wide}
+    sheets = [row for row in extremes(inputs.rows, SHEETS_EACH, inputs.change) if row.name in inputs.sheets]
     return environment.get_template("page.html.jinja").render(
         report_facts(params, inputs),
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         script=Markup((TEMPLATES / "page.js").read_text(encoding="utf-8")),
+        paths=paths,
+        first_rows=FIRST_ROWS,
+        overview=inputs.grids[GRID],
+        grids=[(words, inputs.grids[name]) for name, words in GRID_WORDS.items() if name in inputs.grids],
         loss_chart=loss_chart(inputs.history),
         rate_chart=rate_chart(inputs.history),
-        plots=plot_figures(inputs.plots),
-        sheets=[row for row in extremes(inputs.rows, SHEETS_EACH) if row.name in inputs.sheets],
+        plots=plots_in_order(inputs.plots),
+        sheets=sheets,
+        sheet_places={row.name: place for place, row in enumerate(sheets, start=1)},
+        sheet_uris=sheet_uris([inputs.sheets[row.name] for row in sheets]),
     )

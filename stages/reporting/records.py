@@ -34,6 +34,33 @@ class Funnel(Report):
     steps: list[FunnelStep]
 
 
+class SelectedRange(Report):
+    """A range of ids, or an image folder: its posts, those that meet the conditions, and those that were taken."""
+
+    first: int | None = None
+    last: int | None = None
+    folder: str | None = None
+    posts: int
+    matching: int
+    taken: int
+
+
+class Selection(Report):
+    """reports/select.json; `repeats` counts a post as often as an epoch has it."""
+
+    metadata: int
+    selected: int
+    repeats: int
+    ranges: list[SelectedRange]
+
+
+class Captions(Report):
+    """reports/captions.json: posts captioned, and how many captions have each quality, date and rating word."""
+
+    posts: int
+    posts_with_word: dict[str, int]
+
+
 class TrainSummary(Report):
     """reports/train.json; the losses are means over the first and the last tenth of the updates."""
 
@@ -76,8 +103,12 @@ class MergeReport(Report):
     components: dict[str, Component]
 
 
-class ModelScores(Report):
-    """One model's means over the characters (the CCIP score counts reference pictures judged alike)."""
+class Figures(Report):
+    """One model's means over the characters in one mode.
+
+    rank: place of a picture's own character among all, by CCIP difference, 1 the nearest; diversity: CCIP difference among
+    a character's pictures.
+    """
 
     score: float
     ci95: Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -89,15 +120,12 @@ class ModelScores(Report):
     ccip_diff: float
     cosine: float
     top1: float
-
-
-class Models(Report):
-    base: ModelScores
-    merged: ModelScores
+    rank: float
+    diversity: float | None
 
 
 class Difference(Report):
-    """Merged minus base, paired by character."""
+    """The last model's score minus the first's, paired by character."""
 
     mean: float
     ci95: Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -106,21 +134,28 @@ class Difference(Report):
     losses: int
 
 
+class Mode(Report):
+    """One way of asking for the pictures, over the characters that have it."""
+
+    characters: int
+    models: dict[str, Figures]
+    difference: Difference
+
+
 class ReferenceScores(Report):
+    """What the reference pictures score themselves; how many there are, and how many of them the model was trained on (null:
+    not known)."""
+
     upbound: float
     ref_self: float | None
+    pictures: int
+    trained: int | None
 
 
-class HeldOutModel(Report):
-    score: float | None
+class Correlation(Report):
+    """Spearman's rank correlation of score and number of training pictures, by model."""
 
-
-class HeldOut(Report):
-    """Characters drawn in the style of artists who never drew them in the training data."""
-
-    pairs: int
-    base: HeldOutModel
-    merged: HeldOutModel
+    spearman: dict[str, float | None]
 
 
 class SkippedCharacter(Report):
@@ -129,16 +164,35 @@ class SkippedCharacter(Report):
 
 
 class Evaluation(Report):
-    """reports/ccip.json."""
+    """reports/ccip.json of two models or more."""
 
-    models: Models
-    difference: Difference
     characters: int
-    references: ReferenceScores
-    held_out: HeldOut
+    headline: str
     threshold: float
+    models: dict[str, Figures]
+    difference: Difference
+    modes: dict[str, Mode]
+    training_pictures: Correlation
+    references: ReferenceScores
+    pairs: int
     borderline_pairs: int
     skipped: list[SkippedCharacter]
+
+
+class EvaluationRun(Report):
+    """reports/ccip_run.json: what was scored; `encoder` is sha256 by file, `requests` of a list."""
+
+    encoder: dict[str, str]
+    requests: str | None
+    ccip_json: str
+    characters_csv: str
+    models: Annotated[list[str], Field(min_length=2)]
+
+
+class KeptFiles(Report):
+    """MANIFEST.json of a folder: sha256 by file."""
+
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -153,21 +207,57 @@ class HistoryRow:
 
 
 @dataclass(frozen=True)
+class CharacterScores:
+    """One character's figures by one model in one mode."""
+
+    pictures: int
+    score: float
+    best_of_m: float
+    top1: float
+    rank: float
+
+
+@dataclass(frozen=True)
 class CharacterRow:
-    """One character's scores before and after; `pictures` is how many training captions name it."""
+    """One character: `pictures` training captions name it; `scores` by (model, mode); core tags of its looks."""
 
     name: str
     series: str
+    gender: str
     pictures: int
-    base: float
-    merged: float
-    top1: float
+    references: int
     upbound: float
-    held_out: float | None
+    scores: dict[tuple[str, str], CharacterScores]
+    core_tags: tuple[str, ...]
 
-    @property
-    def change(self) -> float:
-        return self.merged - self.base
+
+@dataclass(frozen=True)
+class AskedPicture:
+    """What a picture was asked for with; the same for every model."""
+
+    mode: str
+    character: str
+    template: str
+    artist: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class TrainedFile:
+    """The trained weights: their file's name, size in bytes and sha256."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class HashedFile:
+    """A file that the report vouches for, and what it is."""
+
+    path: Path
+    words: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -195,21 +285,44 @@ class Latents:
 class Inputs:
     """Everything the card and the page say, apart from the parameters.
 
-    rows: by score of the merged model, best first; sheets: picture sheet by character (its file name is the
-    tag, with %XX for what file systems refuse).
+    rows: by score of the last model in the headline mode, best first; examples: the first picture of each mode and
+    template; asked: pictures that each model drew; plots, grids: by file name; sheets: by character (the file name is
+    the tag, with %XX for what file systems refuse); training_sheet: None where the recipe asks for no pictures.
     """
 
+    selection: Selection
     funnel: Funnel
+    captions: Captions
     artists: dict[str, int]
     characters: dict[str, int]
     latents: Latents
     history: list[HistoryRow]
     train: TrainSummary
+    training_sheet: Path | None
+    checkpoints: dict[str, str]
+    trained: TrainedFile
     merge: MergeReport
     evaluation: Evaluation
+    run: EvaluationRun
     rows: list[CharacterRow]
+    examples: list[AskedPicture]
+    asked: int
     plots: dict[str, Path]
-    grid: Path
+    grids: dict[str, Path]
     sheets: dict[str, Path]
-    example_prompt: str
-    digests: dict[str, str]
+    hashed: list[HashedFile]
+
+    @property
+    def before(self) -> str:
+        """The model that the others are compared with."""
+        return self.run.models[0]
+
+    @property
+    def after(self) -> str:
+        """The model of interest."""
+        return self.run.models[-1]
+
+    def change(self, row: CharacterRow) -> float:
+        """A character's change of score from the first model to the last, in the headline mode."""
+        mode = self.evaluation.headline
+        return row.scores[self.after, mode].score - row.scores[self.before, mode].score

@@ -1,4 +1,9 @@
-"""Figures as people read them; shared by both templates."""
+"""Figures and names as people read them; shared by both templates."""
+
+from generation.modes import MODE_WORDS
+
+# For headings of columns.
+SHORT_MODE_WORDS = {"name": "by name", "core_tags": "with core tags", "new_artist": "new artist", "given": "given"}
 
 
 def count(value: int) -> str:
@@ -14,6 +19,11 @@ def score(value: float | None) -> str:
 def signed(value: float) -> str:
     """Three decimals with the sign."""
     return f"{value:+.3f}"
+
+
+def place(value: float) -> str:
+    """A mean rank: one decimal."""
+    return f"{value:,.1f}"
 
 
 def percent(value: float) -> str:
@@ -34,9 +44,19 @@ def interval(value: list[float]) -> str:
     return f"[{value[0]:.3f}, {value[1]:.3f}]"
 
 
+def mode(name: str) -> str:
+    """What a mode of asking is, in words."""
+    return MODE_WORDS.get(name, name)
+
+
+def short_mode(name: str) -> str:
+    """A mode of asking as a column's heading."""
+    return SHORT_MODE_WORDS.get(name, name)
+
+
 def figure(value: float | int | list[float] | None, how: str) -> str:
     """A value written by the function of this module that `how` names."""
-    return {"count": count, "score": score, "interval": interval}[how](value)
+    return {"count": count, "score": score, "place": place, "interval": interval}[how](value)
 
 
-FILTERS = {f.__name__: f for f in (count, score, signed, percent, rate, megabytes, interval, figure)}
+FILTERS = {f.__name__: f for f in (count, score, signed, place, percent, rate, megabytes, interval, mode, short_mode, figure)}

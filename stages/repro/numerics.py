@@ -29,6 +29,8 @@ PORTABLE_ENVIRONMENT = {
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+# What the user asked for, for the one script that does fetch from the hub.
+HUB_OFFLINE_AT_START = os.environ.get("HF_HUB_OFFLINE", "")
 READ_AT_IMPORT = ("torch", "numpy", "polars", "onnxruntime")
 
 

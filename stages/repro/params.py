@@ -7,10 +7,10 @@ as a number. `read_yaml` gives PyYAML's loader the YAML 1.2 rule, here and nowhe
 import datetime
 import itertools
 import re
-import string
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from repro.blocked_tags import blocked_words
 from repro.errors import StageError
 
 import yaml
@@ -298,18 +298,28 @@ class Checkpoints(Section):
         return self
 
 
-class Pictures(Section):
-    """Pictures from fixed prompts and seeds after every `every` updates, and before the first."""
+SAMPLERS = ("euler", "euler_ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_karras")
 
-    every: Count
-    prompts: Annotated[list[str], Field(min_length=1)]
+
+class SampledPictures(Section):
+    """How pictures are sampled; sizes in pixels. The original size is what SDXL is told that the picture had before it
+    was scaled: like the training pictures' for the same sharpness."""
+
     negative_prompt: str
-    steps: Count
+    sampler: Literal[SAMPLERS]
+    steps: Annotated[int, Field(ge=1, lt=1000)]
     guidance: Positive
     width: Annotated[int, Field(ge=8, multiple_of=8)]
     height: Annotated[int, Field(ge=8, multiple_of=8)]
     original_width: Count
     original_height: Count
+
+
+class Pictures(SampledPictures):
+    """Pictures from fixed prompts and seeds after every `every` updates, and before the first."""
+
+    every: Count
+    prompts: Annotated[list[str], Field(min_length=1)]
 
 
 class Train(Section):
@@ -416,44 +426,93 @@ class Merge(FormulaSection):
     license: str
 
 
-PROMPT_FIELDS = ("gender", "character", "series", "artist")
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-def _known_fields(prompt: str) -> str:
-    try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(prompt) if field is not None]
-    except ValueError as error:
-        raise ValueError(f"{error}; fields are written {{character}}") from None
-    unknown = [field for field in fields if field not in PROMPT_FIELDS]
-    if unknown or "character" not in fields:
-        allowed = ", ".join(f"{{{field}}}" for field in PROMPT_FIELDS)
-        raise ValueError(f"a prompt holds {{character}} and only fields among {allowed}")
-    return prompt
+HubId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class HubFolder(Section):
+    """A folder of a repository on the Hugging Face hub, at one commit of it; `path` is empty for the whole repository."""
+
+    repo: HubId
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    path: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*)?$")]
+
+
+class Ccip(Section):
+    """The CCIP encoder: a local folder, and where `make ccip` brings it from (null: it is there already).
+
+    `sha256` is what its files must have, by name; what is not named is not checked, but every file from the hub must be.
+    """
+
+    folder: str
+    hub: HubFolder | None
+    sha256: dict[str, Sha256]
+
+
+class References(Section):
+    """Characters with at least `min_posts` training pictures, the `most_characters` most drawn of them (null: all), each
+    with `pictures` reference pictures.
+
+    `source` is a references.json, or a folder of the ingest stage from which they are chosen: of posts that show the
+    character alone. They are at least `min_side` pixels wide and high and, with `unseen`, not trained on. For a folder hold
+    also: they are of these `ratings`, and core tags are those of the looks that at least `core_tag_share` of the character's
+    posts have; of a references.json its author says so.
+    """
+
+    source: str
+    min_posts: Count
+    most_characters: Count | None
+    pictures: Count
+    unseen: bool
+    ratings: Annotated[list[Rating], Field(min_length=1)]
+    min_side: Count
+    core_tag_share: Share
+
+
+class Generation(SampledPictures):
+    """`pictures` of each character, model and mode, the templates (general tags by name) in turn. A prompt has the order
+    of the caption profile; `artists` names an artist who draws the character in training."""
+
+    modes: Annotated[list[Literal["name", "core_tags"]], Field(min_length=1)]
+    templates: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], str], Field(min_length=1)]
+    rating: Rating
+    artists: bool
+    pictures: Count
+    precision: Precision
+
+    @model_validator(mode="after")
+    def _each_mode_once(self) -> "Generation":
+        if len(set(self.modes)) != len(self.modes):
+            raise ValueError("a mode stands twice in modes")
+        return self
 
 
 class Evaluate(Section):
-    """`pictures` of each character and model, prompts in turn, against `reference_pictures` of its references."""
+    """`grid_characters`: of the best, the worst and the most changed each, shown in the report."""
 
-    ccip: str
-    references: str
-    reference_pictures: Count
-    pictures: Count
-    prompts: Annotated[list[Annotated[str, AfterValidator(_known_fields)]], Field(min_length=1)]
-    negative_prompt: str
-    steps: Count
-    guidance: Positive
-    width: Annotated[int, Field(ge=8, multiple_of=8)]
-    height: Annotated[int, Field(ge=8, multiple_of=8)]
-    # What SDXL is told of the picture's size before it was scaled: like the training pictures' for the same sharpness.
-    original_width: Count
-    original_height: Count
+    ccip: Ccip
+    references: References
+    generation: Generation
     bootstrap_samples: Count
     grid_characters: Count
 
 
 class Report(Section):
+    """What the model card says beside the run's own records.
+
+    `base_models`, `datasets`: ids on the Hugging Face hub. `license_link`: where the text of `merge.license` stands, for one
+    that the hub does not know. `cost`: what training took, in words, as `make cost` measured it; null where nobody wrote it
+    down. Outputs hold no times, so it stands here.
+    """
+
     title: str
     description: str
+    base_models: list[HubId]
+    datasets: list[HubId]
+    license_link: str | None
+    cost: str | None
 
 
 class Runtime(Section):
@@ -489,6 +548,16 @@ class Params(Section):
     evaluate: Evaluate
     report: Report
     runtime: Runtime
+
+    @model_validator(mode="after")
+    def _no_blocked_tag_is_asked_for(self) -> "Params":
+        asked = {f"evaluate.generation.templates.{name}": tags for name, tags in self.evaluate.generation.templates.items()}
+        if self.train.pictures:
+            asked |= {f"train.pictures.prompts.{number}": prompt for number, prompt in enumerate(self.train.pictures.prompts)}
+        for key, words in asked.items():
+            if tag := blocked_words(words, [*ALWAYS_BLOCKED, *self.filter.blocked_tags]):
+                raise ValueError(f"{key}: {words!r} asks for '{tag}', one of filter.blocked_tags")
+        return self
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

@@ -12,6 +12,7 @@ from repro.params import Train
 import torch
 
 from training.flat import FlatWeights
+from training.square_root import inverse_square_root, square_root_
 
 SQUARE_EPS = 1e-30
 CLIP_THRESHOLD = 1.0
@@ -23,11 +24,6 @@ def mean_square_decay(update: int) -> float:
     """beta2 of update 0, 1, ...: 1 - t^-0.8 with t = update + 1, in decimals, since libm's pow may differ between machines."""
     with localcontext(prec=DIGITS):
         return float(1 - Decimal(update + 1) ** DECAY_RATE)
-
-
-def inverse_square_root(values: torch.Tensor) -> torch.Tensor:
-    """1 / sqrt(x), float32 -> float32 through float64: float32's own differs between makes of CPU."""
-    return values.double().sqrt_().reciprocal_().float()
 
 
 def _follow(mean: torch.Tensor, values: torch.Tensor, decay: float) -> None:
@@ -74,7 +70,7 @@ class Adafactor:
             lr = rates[group]
             change = self._scaled(name, gradients[name], decay)
             # In float64, as the gradient's norm: a float32 sum of millions of squares loses digits.
-            rms = change.double().square_().mean().sqrt_()
+            rms = square_root_(change.double().square_().mean())
             change.div_((rms / CLIP_THRESHOLD).clamp_(min=1.0).float()).mul_(lr)
             weights[name].mul_(1 - lr * self.settings.weight_decay).sub_(change)
 

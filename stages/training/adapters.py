@@ -6,6 +6,7 @@ Groups are `text` (rate te_lr) and `unet` (rate lr). A text rate of 0 leaves bot
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from repro.devices import TORCH_TYPES
 from repro.errors import StageError
 from repro.numerics import fix_torch
 from repro.params import Lokr, Params
@@ -20,7 +21,6 @@ from training.lokr_targets import GROUPS, LokrTarget, lokr_targets
 
 NamedParameters = list[tuple[str, torch.nn.Parameter]]
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2", "vae")
-TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FILE_DTYPES = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
 W1, W2, ALPHA = "lokr_w1", "lokr_w2", "alpha"
 
@@ -73,7 +73,7 @@ def _attach_lokr(model: Sdxl, params: Params, train_text: bool) -> Trained:
     settings = params.train
     models = {component: getattr(model, component) for component in COMPONENTS}
     for component in GROUPS:
-        _hold_frozen_weights_in(TORCH_DTYPES[settings.precision], models[component])
+        _hold_frozen_weights_in(TORCH_TYPES[settings.precision], models[component])
     trained = Trained({})
     for target in lokr_targets(models, settings.lokr, train_text):
         kind = LokrLinear if isinstance(target.layer, torch.nn.Linear) else LokrConv2d
@@ -97,7 +97,7 @@ def _hold_frozen_weights_in(dtype: torch.dtype, model: torch.nn.Module) -> None:
 def lokr_tensors(trained: Mapping[str, torch.Tensor], file_dtype: str) -> dict[str, torch.Tensor]:
     """What a LoKr file holds of the trained tensors, in `file_dtype`: also an alpha for each layer, which readers must ignore
     where both matrices are full (it is 1, so that no type turns it into infinity)."""
-    dtype = TORCH_DTYPES[file_dtype]
+    dtype = TORCH_TYPES[file_dtype]
     tensors = {name: tensor.to(dtype, copy=True) for name, tensor in trained.items()}
     layers = [name.removesuffix(W1) for name in trained if name.endswith(W1)]
     return tensors | {layer + ALPHA: torch.ones((), dtype=dtype) for layer in layers}

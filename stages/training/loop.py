@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from repro.cost import RunCost
 from repro.errors import StageError
 from repro.numerics import fix_torch
 from repro.params import Params
@@ -32,7 +33,7 @@ from training.stopping import StopRequest
 from training.tensorboard import LossCurves
 from training.weight_file import write_weights
 
-# A norm this far above another is clipped in double precision, as torch.nn.utils.clip_grad_norm_ does.
+# Added to the norm where the limit is divided by it, as torch.nn.utils.clip_grad_norm_ does.
 CLIP_EPSILON = 1e-6
 
 
@@ -209,26 +210,38 @@ def _end(rank: int, number: int, done: int) -> None:
     sys.exit(128 + signal.SIGTERM)
 
 
-def run_updates(job: Job, ranks: Ranks, stop: StopRequest) -> tuple[dict[str, torch.Tensor], list[Row]]:
+def run_updates(
+    job: Job, ranks: Ranks, stop: StopRequest, cost: RunCost | None = None
+) -> tuple[dict[str, torch.Tensor], list[Row]]:
     """Train from the newest saved state to the last update; returns the trained tensors, on rank 0 alone, and the history.
 
     Every rank ends with the same bits. The state is saved every `train.save_every` updates and when a signal asks the
-    run to stop, which then ends the process.
+    run to stop, which then ends the process; `cost` is told of each time.
 
     Raises:
         StageError: an input does not fit, a loss or gradient is not finite, or a rank was lost.
     """
     trainer = Trainer(job, ranks)
-    state = load_state(job.state, ranks, trainer.flat, trainer.optimizer) or trainer.first_state()
-    trainer.trained.fold()
+    state = load_state(job.state, ranks, trainer.flat, trainer.optimizer)
+    if state:
+        trainer.trained.fold()
+    else:
+        state = trainer.first_state()
+    begun = len(state.history)
+
+    def save() -> None:
+        save_state(job.state, ranks, trainer.flat, trainer.optimizer, state)
+        if cost:
+            cost.note(len(state.history) - begun)
+
     first, updates, settings = ranks.rank == 0, trainer.updates, trainer.settings
-    if first and not state.history:
+    if first and not begun:
         _pass_milestones(trainer, job, 0)
-    progress = Progress("train", updates * settings.batch_size, "images", done=len(state.history) * settings.batch_size)
-    curves = LossCurves(job.curves if first else None, len(state.history))
+    progress = Progress("train", updates * settings.batch_size, "images", done=begun * settings.batch_size)
+    curves = LossCurves(job.curves if first else None, begun)
     while len(state.history) < updates:
         if trainer.update(state, stop):
-            save_state(job.state, ranks, trainer.flat, trainer.optimizer, state)
+            save()
             curves.close()
             _end(ranks.rank, stop.signal, len(state.history))
         done, row = len(state.history), state.history[-1]
@@ -241,6 +254,6 @@ def run_updates(job: Job, ranks: Ranks, stop: StopRequest) -> tuple[dict[str, to
             _pass_milestones(trainer, job, done)
         if done % settings.save_every == 0 or done == updates:
             curves.flush()
-            save_state(job.state, ranks, trainer.flat, trainer.optimizer, state)
+            save()
     curves.close()
     return trainer.weights() if first else {}, state.history

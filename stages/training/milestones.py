@@ -4,12 +4,14 @@ They are made in the state folder, before the state of the same update is saved,
 passed, and are published with the other outputs when the run is over.
 """
 
+import contextlib
+import os
 import shutil
 from pathlib import Path
 
 from repro.errors import StageError
-from repro.hashing import hash_tree, sha256_json, write_manifest
-from repro.outputs import whole_folder
+from repro.hashing import MANIFEST_NAME, hash_tree, sha256_json
+from repro.outputs import json_text, whole_folder
 from repro.params import Checkpoints, Pictures
 
 CHECKPOINTS, PICTURES = "checkpoints", "pictures"
@@ -45,8 +47,19 @@ def picture_name(update: int, prompt: int) -> str:
     return f"update-{update:08d}-{prompt:02d}.png"
 
 
+def _share(file: Path, target: Path) -> None:
+    """Give a file, which nobody writes to any more, a second name, or a copy of that name on another file system."""
+    with contextlib.suppress(OSError):
+        os.link(file, target)
+        return
+    shutil.copyfile(file, target)
+
+
 def publish(folder: Path, made: Path, names: list[str]) -> None:
-    """Write an output folder of these files of `made`, and a manifest.
+    """Write an output folder of these files of `made`, and a manifest, whose content digest is that of the files' digests.
+
+    `made` keeps its files: a run that dies before all its outputs stand publishes them once more. So a file is linked, not
+    moved, and copied only where the two folders cannot share it.
 
     Raises:
         StageError: one is missing: somebody removed it from the state while the run went on.
@@ -57,5 +70,6 @@ def publish(folder: Path, made: Path, names: list[str]) -> None:
                 raise StageError(
                     f"{made / name}: missing; it was made by this run and removed since. Remove {made.parent} to begin anew"
                 )
-            shutil.copyfile(made / name, new / name)
-        write_manifest(new, sha256_json(hash_tree(new)))
+            _share(made / name, new / name)
+        digests = hash_tree(new)
+        (new / MANIFEST_NAME).write_bytes(json_text({"content": sha256_json(digests), "files": digests}).encode())

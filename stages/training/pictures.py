@@ -8,7 +8,7 @@ from repro.randomness import seed_for
 
 from PIL import Image
 
-from families.sdxl import Sdxl, Sizes, decode_picture, sample_latents
+from families.sdxl import Sdxl, decode_picture, sample_latents
 from training.milestones import picture_name
 
 SHEET = "sheet.png"
@@ -17,15 +17,11 @@ GAP = 4
 
 def draw_pictures(model: Sdxl, settings: Pictures, seed: int, update: int, folder: Path) -> None:
     """Draw the pictures of this update that are not there yet; a prompt has the same noise at every update."""
-    sizes = Sizes(settings.original_height, settings.original_width, 0, 0, settings.height, settings.width)
     for number, prompt in enumerate(settings.prompts):
         file = folder / picture_name(update, number)
         if file.exists():
             continue
-        latents = sample_latents(
-            model, prompt, settings.negative_prompt, seed_for(seed, "training picture", number), sizes,
-            settings.steps, settings.guidance,
-        )  # fmt: skip
+        latents = sample_latents(model, prompt, seed_for(seed, "training picture", number), settings)
         save_png(decode_picture(model, latents), file)
 
 

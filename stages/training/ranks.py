@@ -132,22 +132,6 @@ def _device(name: Literal["cpu", "cuda"], local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def refuse_unfit_gpus(processes: int) -> None:
-    """Raises:
-    StageError: this machine has fewer CUDA GPUs than processes, or the first ones are of several models."""
-    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    if len(names) < processes:
-        raise StageError(
-            f"device: cuda with runtime.processes {processes}, but torch {torch.__version__} finds {len(names)} GPUs here; set"
-            " runtime.processes to their number, or device: cpu"
-        )
-    if len(set(names[:processes])) > 1:
-        raise StageError(
-            f"GPUs of several models ({', '.join(names[:processes])}), whose sums differ in their last bits; choose those of one"
-            " model with CUDA_VISIBLE_DEVICES"
-        )
-
-
 def leave_ranks() -> None:
     """Part from the other processes, once nothing is to be exchanged any more."""
     if dist.is_initialized():

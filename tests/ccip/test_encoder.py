@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from repro.errors import StageError
+from repro.hashing import sha256_file
 
 import numpy as np
 import pytest
@@ -72,8 +73,30 @@ def broken(hub: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["model_feat.onnx", "model_metrics.onnx", "metrics.json"])
 def test_missing_file_is_named(broken: Path, name: str):
     (broken / name).unlink()
-    with pytest.raises(StageError, match=rf"{name}: no such file"):
+    with pytest.raises(StageError, match=rf"{name}: no such file.*`make ccip`.*deepghs/ccip_onnx"):
         CcipEncoder(broken)
+
+
+@pytest.mark.golden
+def test_files_are_those_that_the_recipe_names(hub: Path):
+    digests = {path.name: sha256_file(path) for path in (hub / MODEL).iterdir()}
+    encoder = CcipEncoder(hub / MODEL, digests)
+    assert encoder.digests == {name: digests[name] for name in ("model_feat.onnx", "model_metrics.onnx", "metrics.json")}
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", ["model_feat.onnx", "metrics.json", "cluster.json"])
+def test_a_file_with_other_bytes_than_the_recipe_names_is_refused(broken: Path, name: str):
+    (broken / "cluster.json").write_text("{}")
+    found = sha256_file(broken / name)
+    with pytest.raises(StageError, match=rf"{name}: has sha256 {found}, but evaluate\.ccip\.sha256 names {'0' * 64}; fetch"):
+        CcipEncoder(broken, {name: "0" * 64})
+
+
+@pytest.mark.golden
+def test_a_named_file_that_is_missing_is_refused(broken: Path):
+    with pytest.raises(StageError, match=r"cluster\.json: no such file"):
+        CcipEncoder(broken, {"cluster.json": "0" * 64})
 
 
 @pytest.mark.golden
@@ -107,3 +130,31 @@ def test_metrics_model_of_another_formula_is_refused(broken: Path):
     onnx.save(model, broken / "model_metrics.onnx")
     with pytest.raises(StageError, match=r"model_metrics\.onnx: its differences are not"):
         CcipEncoder(broken)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("shift", ["to all", "above the diagonal"])
+def test_metrics_model_that_is_off_by_a_little_is_refused(broken: Path, shift: str):
+    """Within the formula's tolerance, but a picture differs from itself, or a pair in its two orders."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(broken / "model_metrics.onnx")
+    graph = model.graph
+    graph.node[-1].output[0] = "exact"
+    amount = np.full((4, 4), 4e-6, dtype=np.float32)
+    if shift == "above the diagonal":
+        amount = np.triu(amount, 1)
+    graph.initializer.append(onnx.numpy_helper.from_array(amount, "shift"))
+    graph.node.append(onnx.helper.make_node("Add", ["exact", "shift"], ["output"]))
+    onnx.save(model, broken / "model_metrics.onnx")
+    with pytest.raises(StageError, match=r"model_metrics\.onnx: a picture differs from itself, or a pair in its two orders"):
+        CcipEncoder(broken)
+
+
+@pytest.mark.golden
+def test_features_are_one_pictures_alone(golden: Path, hub: Path, answers: dict):
+    """In any order and after any other picture the same bits."""
+    images = open_images(golden, answers["files"][:6])
+    one, other = CcipEncoder(hub / MODEL), CcipEncoder(hub / MODEL)
+    forwards = [one.features(image) for image in images]
+    backwards = [other.features(image) for image in images[::-1]][::-1]
+    assert (np.stack(forwards) == np.stack(backwards)).all()

@@ -1,89 +1,83 @@
-"""Grouping, summary and rounding; which characters the grid shows."""
+"""From features to the scores of all characters."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
-
-from repro.outputs import json_text
-from repro.randomness import Stream
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_pictures import random_features
 
-from ccip.gallery import grid_choice
-from ccip.pictures import picture_jobs
-from ccip.prompts import requests_for
-from ccip.references import Reference, Skipped
-from ccip.results import CharacterResult, group_features, score_all, summary
-from ccip.statistics import spread_and_comparison
-from ccip.tables import csv_text, rounded
+from ccip.results import CharacterFeatures, Evaluation, evaluate, headline_first
+from ccip.score import score_character, self_score, upper_bound
+from characters.references import Reference, Skipped
 
-AOI = Reference("aoi", "harbour", "1girl", ("zoish",), (1, 2), ("deji",))
-MIKA = replace(AOI, character="mika", posts=(3, 4), held_out_artists=())
-THRESHOLD = 0.2
-
-
-def features(purpose: str, rows: int) -> np.ndarray:
-    stream = Stream(4, purpose)
-    return np.array([[stream.uniform() * 2 - 1 for _ in range(64)] for _ in range(rows)], dtype=np.float32)
+AOI = Reference("aoi", "harbour", "1girl", (), (), (1, 2), (), 70)
+MODELS, MODES = ("base", "merged"), ("name", "new_artist")
+THRESHOLD = 0.25
 
 
-@pytest.fixture(scope="module")
-def results() -> list[CharacterResult]:
-    """The base draws noise; the merged model draws the first reference itself, held-out pictures too."""
-    references = features("references", 4)
-    jobs = picture_jobs(
-        {"base": Path("a"), "merged": Path("b")}, [r for c in (AOI, MIKA) for r in requests_for(c, ["{character}"], 3)], Path("s")
-    )
-    drawn = np.stack([references[0 if job.request.character == "aoi" else 2] for job in jobs])
-    drawn[: len(jobs) // 2] = features("noise", len(jobs) // 2)
-    return score_all([AOI, MIKA], group_features([AOI, MIKA], references, jobs, drawn), THRESHOLD)
+def characters(count: int = 3, dims: int = 24) -> list[CharacterFeatures]:
+    """The base draws noise; the merged model draws each character's first reference; the first character has pictures in a
+    second mode. Numbers of references and pictures differ."""
+    found = []
+    for i in range(count):
+        references = random_features(f"references {i}", 2 + i, dims)
+        pictures = {("base", "name"): random_features(f"noise {i}", 3, dims), ("merged", "name"): references[[0] * (1 + i)]}
+        if i == 0:
+            pictures |= {(model, "new_artist"): random_features(model, 1, dims) for model in MODELS}
+        found.append(CharacterFeatures(replace(AOI, character=f"c{i}"), references, pictures))
+    return found
 
 
-def test_each_picture_counts_for_its_own_character_and_model(results):
-    assert [[r.scores[m].score for m in ("base", "merged")] for r in results] == [[0.0, 0.5], [0.0, 0.5]]
-    assert all(r.scores["merged"].top1 == 1.0 for r in results)
-    assert [len(r.scores["base"].picture_scores) for r in results] == [3, 3]
-    assert results[0].held_out["merged"].picture_scores == (0.5,)
-    assert results[1].held_out == {}
-
-
-def test_summary(results):
-    spreads, comparison = spread_and_comparison([0.0, 0.0], [0.5, 0.5], 20, 1)
-    content = summary(results, [Skipped("nia", "why")], spreads, comparison, 0.12345678901)
-    assert content["models"]["merged"]["score"] == 0.5
-    assert content["difference"] == {"mean": 0.5, "ci95": [0.5, 0.5], "wins": 2, "ties": 0, "losses": 0}
-    assert content["held_out"]["pairs"] == content["held_out"]["characters"] == 1
-    assert content["held_out"]["merged"]["score"] == 0.5
-    assert content["threshold"] == 0.12345678901, "an input is repeated exactly"
-    assert content["skipped"] == [{"character": "nia", "reason": "why"}]
-    assert json.loads(json_text(content)) == content
-
-
-def test_without_held_out_pairs_their_figures_are_null(results):
-    spreads, comparison = spread_and_comparison([0.0], [0.5], 20, 1)
-    assert summary(results[1:], [], spreads, comparison, 0.2)["held_out"]["base"] == {
-        "score": None,
-        "ccip_diff": None,
-        "top1": None,
-    }
-
-
-def test_grid_shows_all_or_some_evenly_from_best_to_worst(results):
-    assert grid_choice(results, 16) == {"aoi", "mika"}
-    many = [
-        replace(
-            results[0],
-            reference=replace(AOI, character=f"c{i}"),
-            scores={"merged": replace(results[0].scores["merged"], score=i / 10)},
+def test_each_picture_counts_for_its_own_character_model_and_mode():
+    given_characters = characters()
+    found = evaluate(MODELS, MODES, given_characters, [Skipped("nia", "why")], THRESHOLD)
+    assert found.models == MODELS
+    assert found.skipped == (Skipped("nia", "why"),)
+    assert [result.reference.character for result in found.results] == ["c0", "c1", "c2"]
+    for character, result in zip(given_characters, found.results, strict=True):
+        assert result.references == len(character.references)
+        assert result.scores.keys() == character.pictures.keys()
+        assert (result.upbound, result.ref_self) == (
+            upper_bound(character.references, THRESHOLD),
+            self_score(character.references, THRESHOLD),
         )
-        for i in range(9)
-    ]
-    assert grid_choice(many, 3) == {"c8", "c4", "c0"}
-    assert grid_choice(many, 1) == {"c8"}
+        for key, score in result.scores.items():
+            alone = score_character(character.references, character.pictures[key], THRESHOLD, [1.0] * len(score.picture_scores))
+            assert replace(score, rank=1.0, top1=1.0) == alone
+        merged = result.scores["merged", "name"]
+        assert merged.picture_scores == ((1 / result.references),) * len(merged.picture_scores)
+        assert (merged.top1, merged.rank) == (1.0, 1.0)
 
 
-def test_floats_are_rounded_everywhere_and_minus_zero_is_zero():
-    assert rounded({"a": [0.12345678, (-0.0000001,)], "b": 3, "c": None}) == {"a": [0.123457, [0.0]], "b": 3, "c": None}
-    assert "-" not in json_text(rounded([-0.0, -1e-9]))
-    assert csv_text(["a", "b"], [(0.1 + 0.2, None), ("x, y", 1)]) == 'a,b\n0.3,\n"x, y",1\n'
+@given(st.permutations(range(4)))
+def test_order_of_characters_does_not_matter(order):
+    ordered = characters(4)
+    assert evaluate(MODELS, MODES, [ordered[i] for i in order], [], THRESHOLD) == evaluate(MODELS, MODES, ordered, [], THRESHOLD)
+
+
+def test_a_character_more_changes_only_places():
+    few, many = (evaluate(MODELS, MODES, characters(n), [], THRESHOLD) for n in (3, 5))
+    for one, other in zip(few.results, many.results[:3], strict=True):
+        for key, score in one.scores.items():
+            assert replace(score, rank=0, top1=0) == replace(other.scores[key], rank=0, top1=0)
+            assert other.scores[key].rank >= score.rank
+
+
+def test_headline_is_the_first_mode_that_all_have():
+    found = evaluate(MODELS, ["new_artist", "name"], characters(), [], THRESHOLD)
+    assert found.modes == ("name", "new_artist")
+    assert found.headline == "name"
+    assert [len(found.having(mode)) for mode in found.modes] == [3, 1]
+    both = CharacterFeatures(AOI, np.zeros((1, 4)), {("a", mode): np.zeros((1, 4)) for mode in MODES})
+    assert headline_first(["core_tags", "name"], [both]) == ("name", "core_tags")
+    with pytest.raises(ValueError, match="no mode"):
+        headline_first(["new_artist"], characters())
+
+
+def test_one_character_one_model():
+    (only,) = characters(1)
+    pictures = {("given", "given"): only.references}
+    found: Evaluation = evaluate(["given"], ["given"], [replace(only, pictures=pictures)], [], 0.9999)
+    assert found.results[0].scores["given", "given"].score == 1.0

@@ -4,16 +4,18 @@ import json
 from pathlib import Path
 
 from repro.errors import StageError
-from repro.randomness import Stream
 
 import numpy as np
 import pytest
+from tiny_pictures import random_features
 
 from ccip.score import (
+    BorderlinePair,
+    CharacterScore,
     check_features,
     differences,
+    mean_pair_difference,
     merged_feature,
-    nearest_characters,
     score_character,
     self_score,
     upper_bound,
@@ -32,13 +34,8 @@ def features(golden: Path, answers: dict) -> dict[str, np.ndarray]:
         return dict(zip(answers["files"], arrays["features"], strict=True))
 
 
-def some_features(purpose: str, rows: int, dims: int = 768) -> np.ndarray:
-    stream = Stream(1, purpose)
-    return np.array([[stream.uniform() * 2 - 1 for _ in range(dims)] for _ in range(rows)], dtype=np.float32)
-
-
-def score(references: np.ndarray, generated: np.ndarray, threshold: float):
-    return score_character(references, generated, threshold, 0, merged_feature(references)[np.newaxis])
+def score(references: np.ndarray, generated: np.ndarray, threshold: float) -> CharacterScore:
+    return score_character(references, generated, threshold, [1.0] * len(generated))
 
 
 @pytest.mark.golden
@@ -79,17 +76,18 @@ def test_merged_feature_is_imgutils(answers, features, character):
 
 
 def test_a_pair_at_the_threshold_is_not_the_same_for_the_score_but_is_for_the_upper_bound():
-    features = some_features("edge", 2)
+    features = random_features("edge", 2)
     edge = float(differences(features[:1], features[1:])[0, 0])
     assert score(features[:1], features[1:], edge).score == 0.0
     assert score(features[:1], features[1:], np.nextafter(edge, 1)).score == 1.0
+    assert score(features[:1], features[1:], np.nextafter(edge, 0)).score == 0.0
     merged_edge = float(differences(merged_feature(features)[np.newaxis], features)[0].max())
     assert upper_bound(features, merged_edge) == 1.0
     assert upper_bound(features, np.nextafter(merged_edge, 0)) < 1.0
 
 
 def test_a_pair_has_the_same_bits_in_every_call():
-    a, b = some_features("a", 7), some_features("b", 5)
+    a, b = random_features("a", 7), random_features("b", 5)
     whole = differences(a, b)
     for i in range(7):
         for j in range(5):
@@ -97,47 +95,56 @@ def test_a_pair_has_the_same_bits_in_every_call():
 
 
 def test_order_of_pictures_and_references_does_not_matter():
-    references, generated = some_features("references", 6), some_features("generated", 4)
+    references, generated = random_features("references", 6), random_features("generated", 4)
     threshold = float(np.median(differences(references, generated)))
     one, other = score(references, generated, threshold), score(references[::-1], generated[[2, 0, 3, 1]], threshold)
-    for name in ("score", "best_of_m", "ccip_diff", "cosine", "borderline"):
+    for name in ("score", "best_of_m", "ccip_diff", "cosine", "diversity"):
         assert getattr(one, name) == getattr(other, name)
-    assert sorted(one.picture_scores) == sorted(other.picture_scores)
+    assert other.picture_scores == tuple(one.picture_scores[k] for k in (2, 0, 3, 1))
     assert (merged_feature(references) == merged_feature(references[::-1])).all()
     assert self_score(references, threshold) == self_score(references[::-1], threshold)
 
 
 def test_copies_of_the_references_score_one_and_strangers_nothing():
-    references = some_features("person", 1) + 0.1 * some_features("variation", 8)
-    strangers = some_features("stranger", 4)
+    references = random_features("person", 1) + 0.1 * random_features("variation", 8)
     own = score(references, references[:4], 0.1)
-    assert (own.score, own.best_of_m, own.top1) == (1.0, 1.0, 1.0)
+    assert (own.score, own.best_of_m) == (1.0, 1.0)
     assert self_score(references, 0.1) == 1.0
     assert upper_bound(references, 0.1) == 1.0
-    other = score_character(references, strangers, 0.1, 0, np.stack([merged_feature(references), merged_feature(strangers)]))
-    assert (other.score, other.best_of_m, other.top1) == (0.0, 0.0, 0.0)
+    other = score(references, random_features("stranger", 4), 0.1)
+    assert (other.score, other.best_of_m) == (0.0, 0.0)
 
 
 def test_one_reference_and_one_picture():
-    one = some_features("one", 1)
+    one = random_features("one", 1)
     result = score(one, one, 0.2)
     assert (result.score, result.picture_scores, result.ccip_diff) == (1.0, (1.0,), pytest.approx(0, abs=1e-12))
+    assert result.diversity is None
     assert self_score(one, 0.2) is None
     assert upper_bound(one, 0.2) == 1.0
 
 
-def test_top1_takes_the_nearest_of_all_characters():
-    a, b = some_features("character a", 3), some_features("character b", 3)
-    merged = np.stack([merged_feature(a), merged_feature(b)])
-    assert nearest_characters(np.concatenate([a, b]), merged) == [0, 0, 0, 1, 1, 1]
-    assert score_character(a, np.stack([a[0], b[0]]), 0.2, 0, merged).top1 == 0.5
+def test_rank_is_the_mean_place_and_top1_counts_first_places_only():
+    features = random_features("ranked", 4)
+    result = score_character(features[:1], features, 0.2, [1.0, 3.0, 1.5, 1.0])
+    assert (result.rank, result.top1) == (1.625, 0.5)
 
 
-def test_pairs_near_the_threshold_are_counted():
-    references, generated = some_features("near", 2), some_features("nearer", 3)
+def test_diversity_is_the_mean_difference_of_two_pictures():
+    features = random_features("diverse", 3)
+    d = differences(features, features)
+    assert mean_pair_difference(features) == pytest.approx((d[0, 1] + d[0, 2] + d[1, 2]) / 3)
+    assert mean_pair_difference(np.repeat(features[:1], 4, axis=0)) == pytest.approx(0, abs=1e-12)
+    assert mean_pair_difference(features[::-1]) == mean_pair_difference(features)
+
+
+def test_pairs_near_the_threshold_are_listed():
+    references, generated = random_features("near", 2), random_features("nearer", 3)
     d = differences(references, generated)
-    result = score(references, generated, float(d[0, 0]) + 5e-6)
-    assert result.borderline == int((np.abs(d - float(d[0, 0]) - 5e-6) < 1e-5).sum()) >= 1
+    for offset in (5e-6, -5e-6):
+        found = score(references, generated, float(d[1, 2]) + offset).borderline
+        assert found == (BorderlinePair(picture=2, reference=1, difference=float(d[1, 2])),)
+    assert score(references, generated, float(d[1, 2]) + 2e-5).borderline == ()
 
 
 @pytest.mark.parametrize("broken", [np.full(768, np.nan), np.zeros(768), np.full(768, np.inf)])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import StageError
-from repro.params import Train, load_params
+from repro.params import SAMPLERS, SampledPictures, Train, load_params
 
 import pytest
 import torch
@@ -36,6 +36,9 @@ from families.tokens import token_windows
 
 SIZES = [Sizes(128, 192, 5, 10, 64, 64), Sizes(80, 48, 0, 0, 64, 64)]
 CAPTIONS = ["1girl, solo", "1boy, " + "tag, " * 90]
+SAMPLED = SampledPictures(
+    negative_prompt="bad", sampler="euler", steps=5, guidance=4.0, width=48, height=64, original_width=90, original_height=100
+)
 SCHEDULES = [("epsilon", False), ("v_prediction", False), ("v_prediction", True)]
 
 
@@ -280,13 +283,42 @@ def test_pictures_are_those_of_diffusers_euler_sampler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **spacing,
         prediction_type=prediction, rescale_betas_zero_snr=zero_terminal,
     )  # fmt: skip
-    sizes = Sizes(100, 90, 0, 0, 64, 48)
     theirs = pipeline(
         "1girl, solo", negative_prompt="bad", num_inference_steps=5, guidance_scale=4.0, height=64, width=48,
         original_size=(100, 90), crops_coords_top_left=(0, 0), target_size=(64, 48), output_type="latent",
         latents=torch.randn((1, 4, 16, 12), generator=torch.Generator().manual_seed(3)),
     ).images  # fmt: skip
-    ours = sample_latents(as_trained_for(model, prediction, zero_terminal), "1girl, solo", "bad", 3, sizes, 5, 4.0)
+    ours = sample_latents(as_trained_for(model, prediction, zero_terminal), "1girl, solo", 3, SAMPLED)
     assert ours.shape == theirs.shape
     assert torch.allclose(ours, theirs, rtol=0, atol=2e-3 * float(theirs.abs().max()))
     assert decode_picture(model, ours).size == (48, 64)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_picture_of_any_sampler_follows_from_its_seed(model: Sdxl, sampler: str) -> None:
+    settings = SAMPLED.model_copy(update={"sampler": sampler})
+    state = torch.get_rng_state()
+    first, again, other = (sample_latents(model, "1girl, solo", seed, settings) for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.allclose(first, other)
+    assert first.isfinite().all()
+    assert torch.equal(torch.get_rng_state(), state), "and takes no draw of anybody else"
+
+
+def windows_seen(model: Sdxl, prompt: str, settings: SampledPictures) -> int:
+    """How many windows the UNet's context had, which must be the same at every step."""
+    lengths = []
+    hook = model.unet.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[2].shape[1]))
+    sample_latents(model, prompt, 3, settings)
+    hook.remove()
+    (length,) = set(lengths)
+    return (length - 2) // 75
+
+
+def test_long_prompts_get_the_windows_that_they_need(model: Sdxl) -> None:
+    """The test's tokens are letters."""
+    once = SAMPLED.model_copy(update={"steps": 1})
+    assert [windows_seen(model, "a" * letters, once) for letters in (1, 75, 76, 150, 151)] == [1, 1, 2, 2, 3]
+    assert windows_seen(model, "a", once.model_copy(update={"negative_prompt": "b" * 76})) == 2, "the negative prompt's too"
+    assert windows_seen(model, "", once.model_copy(update={"negative_prompt": ""})) == 1
+    ends = [sample_latents(model, "a" * 80 + end, 3, once) for end in "xy"]
+    assert not torch.equal(*ends), "the end of a long prompt is heard"

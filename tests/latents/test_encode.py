@@ -1,8 +1,8 @@
-"""Devices, precisions and the shards' types."""
+"""Posteriors, precisions and the shards' types."""
 
 from pathlib import Path
 
-from repro.errors import StageError
+from repro.devices import device_of_this_process
 from repro.numerics import fix_torch
 
 import pytest
@@ -10,7 +10,6 @@ import torch
 from diffusers import AutoencoderKL
 from small_sdxl import write_small_sdxl
 
-from latents.devices import device_identity, device_of_this_process
 from latents.encode import BEYOND_FP16, NOT_FINITE, load_vae, posterior, why_lost
 
 PIXELS = torch.randint(0, 256, (48, 64, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
@@ -52,17 +51,6 @@ def test_reasons_to_lose_an_image() -> None:
     for exact, reason in [((fine, fine), None), ((fine, large), BEYOND_FP16), ((broken, fine), NOT_FINITE)]:
         assert why_lost(exact, [latents.half() for latents in exact]) == reason
     assert why_lost((large, fine), (large, fine)) is None
-
-
-def test_latents_of_the_cpu_hang_on_no_machine() -> None:
-    assert device_identity("cpu") == {"device": "cpu", "torch": torch.__version__.split("+")[0]}
-    assert device_of_this_process("cpu") == torch.device("cpu")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_machine_without_gpu_says_so() -> None:
-    with pytest.raises(StageError, match="torch sees no GPU here; set device: cpu"):
-        device_identity("cuda")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

@@ -1,12 +1,8 @@
 from repro.params import Select
 
 from booru.captioning.profiles import profile
-from reporting.facts import caption_format, extremes, name_list, score_words, selection_conditions, year_words
-from reporting.records import CharacterRow
-
-
-def row(name: str, base: float, merged: float) -> CharacterRow:
-    return CharacterRow(name, "series", 10, base, merged, 1.0, 1.0, None)
+from reporting.facts import caption_format, name_list, selection_conditions, special_words, year_words
+from reporting.records import Captions
 
 
 def test_caption_format_follows_the_profile():
@@ -28,7 +24,7 @@ def test_year_words_do_not_overlap():
 def test_name_list_counts_by_step_and_writes_names_as_prompts_do():
     names = name_list({"a_b_c": 1200, "d_e_f": 100, ">_<": 9})
     assert names.shown == [("a b c", 1200), ("d e f", 100), (">_<", 9)]
-    assert names.at_least == [(1000, 1), (500, 1), (100, 2), (10, 2)]
+    assert names.at_least == {1000: 1, 500: 1, 100: 2, 10: 2}
 
 
 def test_long_name_lists_are_cut():
@@ -36,21 +32,25 @@ def test_long_name_lists_are_cut():
     assert names.total == 300 and len(names.shown) == 40
 
 
-def test_few_rows_are_all_shown():
-    rows = [row(str(i), 0.0, 1 - i / 10) for i in range(6)]
-    assert extremes(rows, 2) == rows
+def words_of(name: str) -> dict[str, list[tuple[str, str, int]]]:
+    captions = Captions(posts=10, posts_with_word={"masterpiece": 4, "nsfw": 3, "very displeasing": 2})
+    return {part: [(w.word, w.rule, w.captions) for w in words] for part, words in special_words(profile(name), captions).items()}
 
 
-def test_of_many_rows_best_worst_and_most_changed_are_shown_in_their_order():
-    rows = [row(f"{i:02}", 0.5, 1 - i / 20) for i in range(20)]
-    rows[10] = row("10", 0.0, 0.5)
-    assert [r.name for r in extremes(rows, 2)] == ["00", "01", "10", "18", "19"]
+def test_quality_words_have_their_percentile_and_their_captions():
+    words = words_of("kohaku-xl-delta")
+    assert list(words) == ["quality", "rating", "date"]
+    assert words["quality"][0] == ("masterpiece", "favourites above the 95th percentile", 4)
+    assert words["quality"][-1] == ("worst quality", "else", 0)
+    assert ("nsfw", "rated questionable or explicit", 3) in words["rating"]
+    assert words["date"][-1] == ("newest", "uploaded 2021-2024", 0)
 
 
-def test_score_words_come_from_favourites_or_from_models():
-    assert score_words(profile("kohaku-xl-delta"))["quality"][0] == "masterpiece"
-    assert list(score_words(profile("sotediffusion"))) == ["aesthetic", "quality"]
-    assert score_words(profile("sotediffusion"))["aesthetic"][-1] == "very displeasing"
+def test_words_by_a_models_score_have_its_limit():
+    words = words_of("sotediffusion")
+    assert words["aesthetic"][0] == ("extremely aesthetic", "score above 0.9", 0)
+    assert words["aesthetic"][-1] == ("very displeasing", "else", 2)
+    assert words["quality"][0][1] == "score above 0.98"
 
 
 def test_only_conditions_that_are_set_are_told():

@@ -1,5 +1,3 @@
-from repro.params import read_yaml
-
 import pytest
 
 from reporting.plots import Line, line_chart, loss_chart, rate_chart, running_mean, thinned, tick_values
@@ -61,10 +59,3 @@ def test_a_single_update_can_be_drawn():
 def test_colours_come_from_the_page():
     history = [HistoryRow(i, 1 / i, 1e-3, 5e-4, 0.3) for i in range(1, 50)]
     assert "#" not in loss_chart(history) + rate_chart(history)
-
-
-def test_caveats_are_a_list_of_sentences():
-    from reporting.facts import CAVEATS_FILE
-
-    caveats = read_yaml(CAVEATS_FILE.read_text(), CAVEATS_FILE.name)
-    assert len(caveats) >= 5 and all(isinstance(text, str) and text.endswith(".") for text in caveats)

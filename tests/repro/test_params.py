@@ -159,8 +159,27 @@ def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
         ("select.ranges=[{first: 5, last: 4, take: null}]", "below first"),
         ("select.ranges=[{first: 0, last: 9, take: 1}, {first: 9, last: 12, take: 1}]", "overlap"),
         ("merge.name=../escape", "name"),
-        ('evaluate.prompts=["solo"]', "character"),
-        ('evaluate.prompts=["{character}, {tag}"]', "character"),
+        ("train.pictures.sampler=heun", "sampler"),
+        ("evaluate.ccip.hub={repo: deepghs/ccip_onnx, revision: main, path: ''}", "revision"),
+        ("evaluate.ccip.hub={repo: ccip_onnx, revision: " + "a" * 40 + ", path: ''}", "repo"),
+        ("evaluate.ccip.hub={repo: a/b, revision: " + "a" * 40 + ", path: ../c}", "path"),
+        ("evaluate.ccip.sha256={model_feat.onnx: abc}", "sha256"),
+        ("evaluate.references.pictures=0", "pictures"),
+        ("evaluate.references.ratings=[]", "ratings"),
+        ("evaluate.references.core_tag_share=1.5", "core_tag_share"),
+        ("evaluate.generation.modes=[]", "modes"),
+        ("evaluate.generation.modes=[name, name]", "a mode stands twice"),
+        ("evaluate.generation.modes=[new_artist]", "modes"),
+        ("evaluate.generation.templates={}", "templates"),
+        ("evaluate.generation.templates={Plain: solo}", "templates"),
+        ("evaluate.generation.templates={plain: 'solo, (Loli:1.2)'}", "plain: 'solo, \\(Loli:1.2\\)' asks for 'loli', one of"),
+        ("evaluate.generation.templates={plain: loli bikini}", "'loli bikini' asks for 'loli', one of filter.blocked_tags"),
+        ("evaluate.generation.templates={plain: 'a shota, smile'}", "asks for 'shota', one of filter.blocked_tags"),
+        ("evaluate.generation.templates={plain: lolidom}", "asks for 'lolidom', one of filter.blocked_tags"),
+        ("train.pictures.prompts=[1girl, 'solo, loli']", "train.pictures.prompts.1: 'solo, loli' asks for 'loli', one of"),
+        ("evaluate.generation.rating=safe", "rating"),
+        ("evaluate.generation.steps=1000", "steps"),
+        ("report.base_models=[stabilityai]", "base_models"),
         ("runtime.processes=0", "processes"),
     ],
 )
@@ -168,6 +187,11 @@ def test_impossible_values_are_refused_in_one_line_that_says_what_is_allowed(sam
     with pytest.raises(StageError, match=named) as caught:
         load_params(sample, [override])
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_words_that_hold_a_blocked_tags_letters_are_free(sample: Path) -> None:
+    params = load_params(sample, ["evaluate.generation.templates={plain: 'solo, lolita fashion'}"])
+    assert params.evaluate.generation.templates == {"plain": "solo, lolita fashion"}
 
 
 def test_every_recipe_loads() -> None:

@@ -2,10 +2,12 @@
 finite; settings that must not reach a byte."""
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
 
+from repro.cost import measured
 from repro.errors import StageError
 
 import pytest
@@ -141,6 +143,24 @@ def test_a_run_goes_on_from_its_saved_state(training_inputs: Path, tmp_path: Pat
     (whole.state / "update-00000004.safetensors").unlink()
     assert result(whole) == expected
     assert [row.update for row in expected[1]] == [0, 1, 2, 3]
+
+
+def test_each_saved_state_is_noted_with_the_updates_of_this_process(
+    training_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last line, of the end, repeats the last state's."""
+    job = job_of(training_inputs, tmp_path / "run", updates=3, **{**BARE, "save_every": 2})
+
+    def noted(name: str) -> list[int]:
+        monkeypatch.setenv("COST_LOG", str(tmp_path / name))
+        with measured("train", "small", "0", "updates", 1) as cost:
+            run_updates(job, ALONE, StopRequest(), cost)
+        return [json.loads(line)["done"] for line in (tmp_path / name).read_text().splitlines()]
+
+    assert noted("whole") == [2, 3, 3]
+    (job.state / "update-00000003.safetensors").unlink()
+    assert noted("continued") == [1, 1]
+    assert noted("nothing left to do") == [0]
 
 
 @pytest.mark.parametrize("te_lr", [0.0, pytest.param(0.0005, marks=pytest.mark.slow)])

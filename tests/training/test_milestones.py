@@ -11,6 +11,7 @@ from repro.params import Checkpoints, Pictures
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_disks import tiny_file_system
 
 from training.milestones import (
     CHECKPOINTS,
@@ -68,7 +69,16 @@ def test_dropping_leaves_what_the_rule_keeps_and_other_files(tmp_path: Path) -> 
 
 def test_pictures_are_drawn_before_the_first_update_and_after_every_so_many() -> None:
     settings = Pictures(
-        every=4, prompts=["a"], negative_prompt="", steps=1, guidance=1.0, width=8, height=8, original_width=8, original_height=8
+        every=4,
+        prompts=["a"],
+        negative_prompt="",
+        sampler="euler",
+        steps=1,
+        guidance=1.0,
+        width=8,
+        height=8,
+        original_width=8,
+        original_height=8,
     )
     assert [picture_updates(updates, settings) for updates in (0, 3, 4, 11)] == [[0], [0], [0, 4], [0, 4, 8]]
     assert picture_updates(11, None) == []
@@ -89,6 +99,38 @@ def test_a_published_folder_is_whole_and_replaces_the_old_one(tmp_path: Path) ->
     publish(folder, made, ["a", "b"])
     assert sorted(file.name for file in folder.iterdir()) == ["MANIFEST.json", "a", "b"]
     assert check_manifest(folder)["files"] == {name: hashlib.sha256(name.encode()).hexdigest() for name in "ab"}
+
+
+def test_published_files_are_those_of_the_state_which_keeps_them(tmp_path: Path) -> None:
+    """A run that dies before all its outputs stand finds its files again; and none is written twice."""
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "a").write_text("weights")
+    for folder in (tmp_path / "published", tmp_path / "again"):
+        publish(folder, made, ["a"])
+        assert (folder / "a").samefile(made / "a")
+        check_manifest(folder)
+    (made / "a").unlink()
+    assert (tmp_path / "published" / "a").read_text() == "weights"
+
+
+def test_a_state_on_another_file_system_is_copied(tmp_path: Path) -> None:
+    with tiny_file_system(tmp_path / "disk", kilobytes=64) as made:
+        (made / "a").write_text("weights")
+        publish(tmp_path / "published", made, ["a"])
+        assert (made / "a").exists()
+    assert (tmp_path / "published" / "a").read_text() == "weights"
+    check_manifest(tmp_path / "published")
+
+
+def test_the_content_digest_is_of_the_files_digests(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "a").write_text("weights")
+    publish(tmp_path / "published", made, ["a"])
+    digests = json.dumps({"a": hashlib.sha256(b"weights").hexdigest()}, indent=2) + "\n"
+    manifest = json.loads((tmp_path / "published" / "MANIFEST.json").read_text())
+    assert manifest["content"] == hashlib.sha256(digests.encode()).hexdigest()
 
 
 def test_an_empty_published_folder_has_its_manifest(tmp_path: Path) -> None:

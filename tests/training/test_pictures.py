@@ -13,7 +13,7 @@ from training.milestones import picture_name
 from training.pictures import GAP, SHEET, draw_pictures, draw_sheet
 
 SETTINGS = Pictures(
-    every=2, prompts=["1girl", "2boys"], negative_prompt="", steps=1, guidance=2.0, width=32, height=48,
+    every=2, prompts=["1girl", "2boys"], negative_prompt="", sampler="euler", steps=1, guidance=2.0, width=32, height=48,
     original_width=96, original_height=144,
 )  # fmt: skip
 
