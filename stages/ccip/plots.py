@@ -81,9 +81,10 @@ def _write_modes(folder: Path, evaluation: Evaluation) -> None:
     figure, all_axes = panels(len(others))
     for axes, mode, scores in zip(all_axes, others, by_mode[1:], strict=True):
         pairs = [ScorePair(name, by_mode[0][name], score) for name, score in scores.items()]
-        words, by = MODE_WORDS[mode], MODE_WORDS[headline]
-        title = f"{label(model, 120)}: {words} against {by}"
-        draw_pairs(axes, pairs, f"CCIP score, {by}", f"CCIP score, {words}", title)
+        words = MODE_WORDS[mode]
+        draw_pairs(
+            axes, pairs, f"CCIP score, {MODE_WORDS[headline]}", f"CCIP score, {words}", f"{label(model, 120)}: {words}"
+        )  # fmt: skip
     save_plot(figure, folder, "modes")
 
 
