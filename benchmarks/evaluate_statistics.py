@@ -59,7 +59,7 @@ def make_characters(count: int) -> list[CharacterFeatures]:
 
 def ours(characters: list[CharacterFeatures]) -> Scores:
     evaluation = evaluate(MODELS, MODES, characters, [], THRESHOLD)
-    summary(evaluation, SAMPLES, SEED)
+    summary(evaluation, SAMPLES, SEED, trained=None)
     characters_csv(evaluation)
     return {(model, mode): [r.scores[model, mode].score for r in evaluation.results] for model in MODELS for mode in MODES}
 

@@ -394,7 +394,7 @@ def test_two_models_of_one_result_compare_as_they_did(finished, tmp_path):
     assert [row["character"] for row in rows_of(tmp_path / "out/comparison.csv")] == ["aoi", "mika_(lorelei)"]
 
 
-def test_results_of_other_characters_are_not_compared(finished, scored, tmp_path):
+def test_scores_of_folders_and_of_asked_pictures_are_not_compared(finished, scored, tmp_path):
     command = [
         "compare",
         "--before",
@@ -404,7 +404,7 @@ def test_results_of_other_characters_are_not_compared(finished, scored, tmp_path
         "--out",
         str(tmp_path / "out"),
     ]
-    assert "no character is in both" in refused(tmp_path / "out", command)
+    assert "differ in the mode of their scores (given, name)" in refused(tmp_path / "out", command)
 
 
 def test_what_a_comparison_leaves_out_is_told(scored, images, golden, tmp_path):
