@@ -17,11 +17,24 @@ import time
 from pathlib import Path
 
 from repro.errors import StageError, run_stage
+from repro.params import read_yaml
 
 from proof.clone import clone, foreign_environment, git, refuse_uncommitted_changes, run_pipeline, set_processes, split_stages
 from proof.comparison import Comparison, compare_locks, table
 
 DIFFERENCE_EXIT = 1
+
+
+def refuse_stages_that_are_gone(folder: Path) -> None:
+    """What nobody makes any more would be compared with itself.
+
+    Raises:
+        StageError: dvc.lock has a stage that dvc.yaml has not.
+    """
+    kept = read_yaml((folder / "dvc.lock").read_text(encoding="utf-8"), "dvc.lock")["stages"]
+    gone = sorted(kept.keys() - {name for names in split_stages(folder / "dvc.yaml") for name in names})
+    if gone:
+        raise StageError(f"dvc.lock: stage '{gone[0]}' is not in dvc.yaml; take its lines out of dvc.lock and commit that")
 
 
 def make_again(copy: Path, scratch: Path, processes: int | None) -> None:
@@ -59,6 +72,7 @@ def main(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     repository = Path(git("rev-parse", "--show-toplevel", folder=Path.cwd()).strip())
     refuse_uncommitted_changes(repository)
+    refuse_stages_that_are_gone(repository)
     scratch = Path(tempfile.mkdtemp(prefix="verify in another place "))
     copy, start = scratch / "a clone", time.monotonic()
     clone(repository, copy)

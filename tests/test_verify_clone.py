@@ -145,6 +145,15 @@ def test_uncommitted_changes_are_refused(repository: Path, environment: dict[str
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_lock_with_a_stage_that_is_gone_is_refused(repository: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    (repository / "dvc.yaml").write_text(PIPELINE.replace("  report:", "  card:"))
+    run_pipeline(repository, environment)
+    result = verify(repository, environment)
+    assert result.returncode == 2
+    assert "dvc.lock: stage 'report' is not in dvc.yaml; take its lines out of dvc.lock" in result.stderr
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
 def test_a_failing_stage_is_an_error(repository: Path, environment: dict[str, str]) -> None:
     (repository / "report.py").write_text("raise SystemExit(3)\n")
     run_in(repository, environment, "git", "commit", "--quiet", "--all", "--message", "broken")
