@@ -19,28 +19,26 @@ import os
 import re
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 
 from repro.command import parameters, stage_parser
 from repro.errors import StageError, run_stage
-from repro.hashing import refuse_foreign_folder, sha256_json
+from repro.hashing import refuse_foreign_folder
 from repro.params import Params, References
-from repro.state import code_digest, forget_state, stage_state
+from repro.state import forget_state, stage_state
 
 import polars as pl
 
 from booru.images.archives import ImageIndex
 from ccip.encoder import FEATURE_MODEL, CcipEncoder
-from ccip.features import ENCODING_CODE, encode_pictures
+from ccip.features import determining_parts, encode_pictures
 from ccip.reference_folder import write_reference_folder
-from ccip.sources import PictureSource, reference_sources
+from ccip.sources import reference_sources
 from characters.choosing import choose_references
 from characters.listed import listed_references
 from characters.references import ReferenceList, read_references
 from characters.training import TrainingPictures, characters_to_evaluate, read_training_counts
 
-STAGES = Path(__file__).parent
 SOURCE_HELP = (
     "folder of the ingest stage, or a references.json, whose author answers for its posts' ratings and tags:"
     " evaluate.references.ratings and filter.blocked_tags cannot be applied to them"
@@ -96,16 +94,6 @@ def skipped_text(references: ReferenceList) -> str:
 def reason_without_counts(reason: str) -> str:
     """A reason as characters with other counts have it too: `3 pictures ... (left out: 2 unreadable)` without 3 and 2."""
     return re.sub("(?<=[:,] )[0-9]+ ", "", re.sub("^[0-9]+", "too few", reason))
-
-
-def determining_parts(encoder: CcipEncoder, sources: list[PictureSource]) -> dict:
-    """Everything that determines the features; how many processes make them is not among it."""
-    return {
-        "encoder": encoder.digests[FEATURE_MODEL],
-        "pictures": sha256_json([source.sha256 for source in sources]),
-        "code": code_digest(*(STAGES / path for path in ENCODING_CODE)),
-        "packages": {name: version(name) for name in ("numpy", "onnxruntime", "pillow")},
-    }
 
 
 def main(arguments: list[str]) -> None:

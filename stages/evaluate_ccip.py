@@ -14,31 +14,28 @@ COMMAND --help tells more of each.
 
 import os
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from repro.command import parameters, stage_parser
 from repro.errors import StageError, run_stage
-from repro.hashing import sha256_json
 from repro.outputs import write_json, write_text
 from repro.params import Params
-from repro.state import code_digest, forget_state, stage_state
+from repro.state import forget_state, stage_state
 
 import numpy as np
 
 from ccip.comparison import Comparison, compare, comparison_content, comparison_csv, read_result
 from ccip.encoder import FEATURE_MODEL, CcipEncoder
-from ccip.features import ENCODING_CODE, encode_pictures
+from ccip.features import determining_parts, encode_pictures
 from ccip.folders import GIVEN, SUFFIXES, is_plain_text, read_picture_folders
 from ccip.generated import check_reference_pictures, pictured_characters, read_generated_pictures
 from ccip.outputs import REPORT, Scored, check_output_folders, write_outputs
 from ccip.pictured import all_pictures, all_references, group_features
 from ccip.reference_folder import read_reference_folder
 from ccip.results import evaluate
-from ccip.sources import PictureSource, reference_sources
+from ccip.sources import reference_sources
 
-STAGES = Path(__file__).parent
 NAMES_TOLD = 5
 
 PICTURES_HELP = """Score the pictures of the generate stages.
@@ -124,16 +121,6 @@ def named_folders(generated: list[str]) -> dict[str, Path]:
             raise StageError(f"--generated {argument}: a model named '{name}' stands there already; write OTHER_NAME={path}")
         folders[name] = path
     return folders
-
-
-def determining_parts(encoder: CcipEncoder, sources: list[PictureSource]) -> dict[str, Any]:
-    """Everything that determines the features; how many processes make them is not among it."""
-    return {
-        "encoder": encoder.digests,
-        "pictures": sha256_json([source.sha256 for source in sources]),
-        "code": code_digest(*(STAGES / path for path in ENCODING_CODE)),
-        "versions": {name: version(name) for name in ("onnxruntime", "pillow", "numpy")},
-    }
 
 
 def score_pictures(args: Namespace, params: Params) -> None:

@@ -17,10 +17,10 @@ from tiny_booru import folder_bytes, refusal, run_script
 from tiny_characters import MIKA, Booru, ids_of, make_booru
 
 import choose_references
+from ccip import features
 from ccip.encoder import WIDTH, CcipEncoder
 from ccip.features import CHUNK
 from ccip.reference_folder import read_reference_folder
-from choose_references import determining_parts
 
 ENCODER = Path("models/sample-ccip")
 TRAINED = {1000: {}, 2000: {}, 3000: {"tags": ids_of([MIKA, "rin"])}, 4000: {"tags": ids_of(["rin", "aoi_a"])}}
@@ -110,15 +110,15 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(booru: Booru, tmp_path: P
 def test_state_of_other_code_that_decodes_or_encodes_is_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     code = tmp_path / "stages"
     shutil.copytree("stages", code, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(choose_references, "STAGES", code)
+    monkeypatch.setattr(features, "STAGES", code)
     encoder = CcipEncoder(ENCODER)
 
     def state_after_change(file: str) -> str:
         with open(code / file, "a", encoding="utf-8") as source:
             source.write("# changed\n")
-        return fingerprint(**determining_parts(encoder, []))
+        return fingerprint(**features.determining_parts(encoder, []))
 
-    before = fingerprint(**determining_parts(encoder, []))
+    before = fingerprint(**features.determining_parts(encoder, []))
     assert state_after_change("ccip/plots.py") == before
     found = [state_after_change(file) for file in ("ccip/encoder.py", "ccip/sources.py", "booru/images/archives.py")]
     assert len({before, *found}) == 4

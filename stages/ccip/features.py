@@ -2,12 +2,15 @@
 
 import functools
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from repro.hashing import sha256_json
 from repro.outputs import whole_file
 from repro.processes import run_here_or_there
 from repro.progress import Progress
+from repro.state import code_digest
 
 import numpy as np
 
@@ -17,11 +20,22 @@ from ccip.sources import PictureSource
 
 # Pictures of one kept file, and of one task of a worker.
 CHUNK = 64
-# All code that opens, decodes and encodes pictures, below stages/: features made by other code are not continued.
+STAGES = Path(__file__).parents[1]
+# All code that opens, decodes and encodes pictures, below STAGES: features made by other code are not continued.
 ENCODING_CODE = (
     "booru/images", "ccip/encoder.py", "ccip/features.py", "ccip/folders.py", "ccip/score.py", "ccip/sources.py",
     "generation/picture_folder.py",
 )  # fmt: skip
+
+
+def determining_parts(encoder: CcipEncoder, sources: Sequence[PictureSource]) -> dict[str, Any]:
+    """Everything that determines the features; how many processes make them is not among it."""
+    return {
+        "encoder": encoder.digests[FEATURE_MODEL],
+        "pictures": sha256_json([source.sha256 for source in sources]),
+        "code": code_digest(*(STAGES / path for path in ENCODING_CODE)),
+        "packages": {name: version(name) for name in ("numpy", "onnxruntime", "pillow")},
+    }
 
 
 def encode_pictures(encoder_folder: Path, sources: Sequence[PictureSource], processes: int, what: str, kept: Path) -> np.ndarray:

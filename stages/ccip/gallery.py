@@ -8,6 +8,7 @@ from repro.pictures import save_png
 
 from PIL import Image
 
+from ccip.folders import GIVEN
 from ccip.results import CharacterResult, Evaluation
 from ccip.sheets import (
     ROW_PICTURES,
@@ -142,7 +143,7 @@ def _without_rest(character: CharacterPictures) -> CharacterPictures:
 
 def _caption(grid: str, evaluation: Evaluation, shown: int) -> str:
     first, last = evaluation.models[0], evaluation.models[-1]
-    alike = "" if evaluation.headline == "given" else "; every model: same prompt, same seed"
+    alike = "" if evaluation.headline == GIVEN else "; every model: same prompt, same seed"
     scores = f"CCIP scores {f'{first} → {last}' if first != last else f'of {last}'}{alike}."
     of = f"{shown:,} of {len(evaluation.results):,} characters"
     words = {

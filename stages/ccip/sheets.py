@@ -88,6 +88,11 @@ class Canvas:
         self._draw.text((x, y), shown, fill=colour, font=font(size, bold))
         return x + round(text_width(shown, size, bold))
 
+    def caption(self, lines: Sequence[str], width: int) -> None:
+        """What the whole picture shows, above everything else."""
+        for i, line in enumerate(lines):
+            self.text(MARGIN, MARGIN - 4 + LINE * i, line, TEXT_SIZE, width, NOTE)
+
     def heading(self, x: int, y: int, name: str, rest: str, width: int) -> None:
         """A name and, after it, what is known of it; where there is no room for both the name gives way."""
         room = max(width - round(text_width(rest, TEXT_SIZE)) - 2 * GAP, width // 3)
@@ -191,8 +196,7 @@ def overview_grid(characters: Sequence[CharacterPictures], caption: str) -> Imag
     caption_lines = lines_of(caption, TEXT_SIZE, width)
     top = MARGIN + LINE * len(caption_lines) + LINE
     canvas = Canvas(width + 2 * MARGIN, top + -(-len(characters) // columns) * block_height)
-    for i, line in enumerate(caption_lines):
-        canvas.text(MARGIN, MARGIN - 4 + LINE * i, line, TEXT_SIZE, width, NOTE)
+    canvas.caption(caption_lines, width)
     for column in range(columns):
         for i, words in enumerate(("reference", *shown)):
             canvas.text(MARGIN + column * step + i * (cell.width + GAP), top - LINE, words, TEXT_SIZE, cell.width, NOTE)
@@ -218,8 +222,7 @@ def rows_grid(characters: Sequence[CharacterPictures], caption: str) -> Image.Im
     top = MARGIN + LINE * len(caption_lines) + LINE
     row_height = LINE + cell.height + SMALL_LINE + MARGIN
     canvas = Canvas(width + 2 * MARGIN, top + len(characters) * row_height)
-    for i, line in enumerate(caption_lines):
-        canvas.text(MARGIN, MARGIN - 4 + LINE * i, line, TEXT_SIZE, width, NOTE)
+    canvas.caption(caption_lines, width)
     canvas.text(MARGIN, top - LINE, "references", TEXT_SIZE, _row_width(references, cell), NOTE)
     for x, model in zip(starts, shown, strict=True):
         canvas.text(x, top - LINE, model, TEXT_SIZE, _row_width(pictures, cell), NOTE)
