@@ -6,11 +6,11 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 
-STAGES := ingest select filter caption base cache-latents train merge references generate-base generate-merged evaluate-CCIP report
+STAGES := ingest select filter annotate caption base cache-latents train merge references generate-base generate-merged evaluate-CCIP report
 NAME ?= sample
 
-.PHONY: all setup run $(STAGES) recipe check test test-all lint format fingerprint verify verify-cpu \
-	sample sample-models ccip cost plots lock clean
+.PHONY: all setup run $(STAGES) recipe recipe-lock check test test-all lint format fingerprint verify verify-recipe verify-cpu \
+	sample sample-models ccip taggers cost plots lock clean
 
 all: run
 
@@ -37,6 +37,10 @@ recipe: $(READY)
 	python stages/check_params.py --params recipes/$(NAME).yaml
 	cp recipes/$(NAME).yaml params.yaml
 
+# Runs a recipe in a clone of its own, beside the run in place, and renews the lock file that is committed for it.
+recipe-lock: $(READY)
+	python stages/run_recipe.py $(NAME)
+
 # One worker a core; the tests of a file share what it makes once.
 test: $(READY)
 	python -m pytest -m "not slow" -n auto --dist loadfile
@@ -58,6 +62,9 @@ fingerprint: $(READY)
 verify: $(READY)
 	python stages/verify_clone.py
 
+verify-recipe: $(READY)
+	python stages/verify_clone.py --recipe $(NAME)
+
 verify-cpu: $(READY)
 	python stages/verify_cpu.py
 
@@ -73,9 +80,13 @@ sample-models: $(READY)
 	sh -c "$(call frozen_command,sample-base)"
 	git diff --stat --exit-code -- models/sample-base models/sample-ccip
 
-# The CCIP encoder that evaluate.ccip names, from the Hugging Face hub: the one target that reaches it.
+# The CCIP encoder that evaluate.ccip names, from the Hugging Face hub; only this target and the next reach it.
 ccip: $(READY)
 	python stages/fetch_ccip.py
+
+# The models that annotate names.
+taggers: $(READY)
+	python stages/fetch_taggers.py
 
 # What training and the other long stages took on this machine, ready for report.cost.
 cost: $(READY)

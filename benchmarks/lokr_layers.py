@@ -25,9 +25,11 @@ from repro.params import Params, load_params  # noqa: E402
 import torch  # noqa: E402
 from lycoris_network import attach_lycoris  # noqa: E402
 
-from checkpoints.keymap import LOKR_PREFIX  # noqa: E402
-from families.sdxl import Sdxl, Sizes, denoising_losses, load_sdxl  # noqa: E402
-from training.adapters import COMPONENTS, W1, W2, Trained, make_trained  # noqa: E402
+from checkpoints.sdxl_names import LOKR_PREFIX  # noqa: E402
+from families import sdxl  # noqa: E402
+from families.family import Batch, Sizes  # noqa: E402
+from families.sdxl import Sdxl  # noqa: E402
+from training.adapters import W1, W2, Trained, make_trained  # noqa: E402
 from training.flat import FlatWeights  # noqa: E402
 from training.lokr_layers import lokr_shapes  # noqa: E402
 from training.lokr_targets import LokrTarget, lokr_targets  # noqa: E402
@@ -73,11 +75,12 @@ def loss(model: Sdxl, params: Params) -> torch.Tensor:
     captions = ["1girl, blue hair, smile, simple background"] * pictures
     sizes = [Sizes(SIDE, SIDE, 0, 0, SIDE, SIDE)] * pictures
     timesteps = torch.linspace(100, 900, pictures).long()
-    return denoising_losses(model, latents, noise, timesteps, captions, sizes, params.train).mean()
+    batch = Batch(list(range(pictures)), latents, noise, timesteps, captions, sizes)
+    return sdxl.losses(model, batch, params.train).mean()
 
 
 def targets_of(model: Sdxl, params: Params) -> list[LokrTarget]:
-    return lokr_targets({part: getattr(model, part) for part in COMPONENTS}, params.train.lokr, train_text=True)
+    return lokr_targets("sdxl", sdxl.modules_of(model), params.train.lokr, train_text=True)
 
 
 def random_lokr(target: LokrTarget) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,7 +91,7 @@ def random_lokr(target: LokrTarget) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def our_layers(params: Params) -> tuple[Sdxl, Trained]:
-    model = load_sdxl(BASE)
+    model = sdxl.load(BASE)
     numbers = {target.name: random_lokr(target) for target in targets_of(model, params)}
     trained = make_trained(model, params)
     flat = FlatWeights(trained.groups)
@@ -103,7 +106,7 @@ def our_layers(params: Params) -> tuple[Sdxl, Trained]:
 
 def trained_weights(params: Params) -> Sdxl:
     """The layers' weights with the change in them, to be trained as they are."""
-    model = load_sdxl(BASE)
+    model = sdxl.load(BASE)
     for target in targets_of(model, params):
         w1, w2 = random_lokr(target)
         weight = target.layer.weight
@@ -113,7 +116,7 @@ def trained_weights(params: Params) -> Sdxl:
 
 
 def lycoris_layers(params: Params, bypass: bool) -> Sdxl:
-    model = load_sdxl(BASE)
+    model = sdxl.load(BASE)
     numbers = {
         LOKR_PREFIX[target.component] + target.path.replace(".", "_"): random_lokr(target) for target in targets_of(model, params)
     }

@@ -16,10 +16,10 @@ def attach_lycoris(model, lokr, device: str = "cpu", bypass: bool | None = None)
     """
     from lycoris.kohya import LycorisNetworkKohya
 
-    from training.lokr_targets import CLASS_SETTINGS
+    from families.sdxl import LOKR_CLASSES
 
     logging.getLogger("LyCORIS").setLevel(logging.ERROR)
-    factors = {name: {"algo": "lokr", "factor": getattr(lokr, setting)} for name, setting in CLASS_SETTINGS.items()}
+    factors = {name: {"algo": "lokr", "factor": getattr(lokr, setting)} for name, setting in LOKR_CLASSES.items()}
     LycorisNetworkKohya.apply_preset(
         {
             "enable_conv": True,

@@ -36,13 +36,13 @@ from lycoris_network import attach_lycoris, trained_groups  # noqa: E402
 from real_sdxl import real_sdxl_configs  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count  # noqa: E402
-from transformers import CLIPTokenizer  # noqa: E402
 
-from families.sdxl import Sdxl, Sizes, denoising_losses, move_to, schedule_tables  # noqa: E402
+from families import sdxl  # noqa: E402
+from families.family import Batch, Sizes  # noqa: E402
+from families.sdxl import Sdxl  # noqa: E402
 from training.adapters import make_trained  # noqa: E402
-from training.checkpointing import checkpoint_gradients  # noqa: E402
 from training.flat import FlatWeights  # noqa: E402
-from training.memory import modules_of, update_memory  # noqa: E402
+from training.memory import update_memory  # noqa: E402
 from training.optimizers import Optimizer, make_optimizer  # noqa: E402
 
 GIB = 1 << 30
@@ -53,11 +53,11 @@ GOAL_IMAGES, GOAL_DETERMINISM, GOAL_MEMORY = 20.0, 0.9, 22.0
 
 
 def write_full_size_configs(folder: Path) -> Path:
-    """Configs of SDXL base 1.0; the tokenizers are the sample's, whose words are fewer."""
+    """Configs of SDXL base 1.0; tokenizers, whose words are fewer, and scheduler are the sample's."""
     for part, config in real_sdxl_configs().items():
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text(json.dumps(config))
-    for part in ("tokenizer", "tokenizer_2"):
+    for part in ("tokenizer", "tokenizer_2", "scheduler"):
         (folder / part).symlink_to(ROOT / "models/sample-base" / part)
     return folder
 
@@ -66,13 +66,10 @@ def random_model(base: Path, device: str, precision: str) -> Sdxl:
     """A model of these configs with the modules' own random weights."""
     torch.manual_seed(0)
     with torch.device(device):
-        modules = modules_of(base)
-    tokenizers = {part: CLIPTokenizer.from_pretrained(base / part) for part in ("tokenizer", "tokenizer_2")}
-    model = Sdxl(
-        **modules, **tokenizers, device=torch.device("cpu"), precision=precision, prediction="epsilon", zero_terminal_snr=False
-    )
+        modules = sdxl.empty_modules(base)
+    model = sdxl.assemble(base, modules, precision)
     if device != "cpu":
-        move_to(model, torch.device(device))
+        sdxl.move_to(model, torch.device(device))
     return model
 
 
@@ -104,17 +101,15 @@ class Side:
         self.flat = FlatWeights(groups, 1, device)
         self.refresh()
         if row["checkpointing"]:
-            checkpoint_gradients(self.model)
-        factor = 2 ** (len(self.model.vae.config.block_out_channels) - 1)
-        self.shape = (self.count, 4, side // factor, side // factor)
+            sdxl.checkpoint_gradients(self.model)
+        self.shape = (self.count, *sdxl.latent_shape(sdxl.modules_of(self.model), (side, side)))
         self.sizes = [Sizes(side, side, 0, 0, side, side)] * self.count
 
     def micro_batch(self) -> None:
         latents, noise = torch.randn(self.shape), torch.randn(self.shape)
         timesteps = torch.full((self.count,), 500)
-        captions = [CAPTION] * self.count
-        losses = denoising_losses(self.model, latents, noise, timesteps, captions, self.sizes, self.params.train)
-        losses.mean().backward()
+        batch = Batch(list(range(self.count)), latents, noise, timesteps, [CAPTION] * self.count, self.sizes)
+        sdxl.losses(self.model, batch, self.params.train).mean().backward()
 
     def update(self, accumulation: int, optimizer: Optimizer) -> None:
         gradient = self.flat.collect_gradients()
@@ -155,7 +150,6 @@ def flops_an_image(row: dict, params: Params, base: Path, side: int) -> float:
         fake.flat.collect_gradients()
         with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
             fake.micro_batch()
-    schedule_tables.cache_clear()  # they are fake ones now
     return float(counter.get_total_flops())
 
 

@@ -30,9 +30,9 @@ from repro.params import Params, load_params  # noqa: E402 - stages/ must be on 
 import torch  # noqa: E402
 from lycoris_network import attach_lycoris, trained_groups  # noqa: E402
 
-from families.sdxl import denoising_losses, load_sdxl  # noqa: E402
+from families import sdxl  # noqa: E402
+from families.family import Batch  # noqa: E402
 from training.adapters import make_trained  # noqa: E402
-from training.examples import Batch  # noqa: E402
 from training.flat import FlatWeights  # noqa: E402
 from training.loop import Job, Trainer  # noqa: E402
 from training.optimizers import make_optimizer  # noqa: E402
@@ -57,8 +57,9 @@ def batches_of(trainer: Trainer, update: int) -> list[Batch]:
 def bare_update(params: Params, train_model: Callable) -> Update:
     """Forward, backward and optimizer over the groups of parameters that `train_model(model)` gives, with what is to be
     called before the first and after each update, and after the backward passes."""
-    model = load_sdxl(ROOT / "models/base")
+    model = sdxl.load(ROOT / "models/base")
     groups, refresh, finish = train_model(model)
+    weights = sdxl.loss_weights(model, params.train, model.device)
     flat = FlatWeights(groups)
     refresh()
     optimizer = make_optimizer(flat, range(len(flat.weights)), params.train)
@@ -67,8 +68,8 @@ def bare_update(params: Params, train_model: Callable) -> Update:
     def update(batches: list[Batch]) -> None:
         gradient = flat.collect_gradients()
         images = sum(len(batch.ids) for batch in batches)
-        for b in batches:
-            losses = denoising_losses(model, b.latents, b.noise, b.timesteps, b.captions, b.sizes, params.train)
+        for batch in batches:
+            losses = sdxl.losses(model, batch, params.train) * weights.of(batch.timesteps)
             (losses.sum() / images).backward()
         finish()
         optimizer.step(gradient, rates, 0)

@@ -1,12 +1,12 @@
-"""Encode the captioned images with the base model's VAE, in aspect-ratio buckets, into latents shards.
+"""Encode the captioned images with the base model's encoder, in aspect-ratio buckets, into latents shards.
 
     python stages/cache_latents.py --captions data/captions --posts data/kept --base models/base --output data/latents
 
-Images are read from `runtime.image_root` (the environment variable IMAGE_ROOT wins) and checked
-against the index that the posts carry. The same bytes come out of any number of worker processes
-(`runtime.processes`; with `device: cuda` they share out the GPUs that torch sees), and of a run that was
-killed and started again. Of such a run nothing is done twice whose images are the same, also when the
-selection, the captions or the buckets have changed meanwhile.
+The encoder is SDXL's VAE or Stable Cascade's EfficientNet, by the recipe's family. Images are read from
+`runtime.image_root` (the environment variable IMAGE_ROOT wins) and checked against the index that the posts
+carry. The same bytes come out of any number of worker processes (`runtime.processes`; with `device: cuda` they
+share out the GPUs that torch sees), and of a run that was killed and started again. Of such a run nothing is done
+twice whose images are the same, also when the selection, the captions or the buckets have changed meanwhile.
 """
 
 import json
@@ -21,7 +21,7 @@ from repro.devices import TORCH_TYPES, device_identity
 from repro.errors import StageError, run_stage
 from repro.hashing import sha256_json, write_manifest
 from repro.outputs import whole_folder
-from repro.params import Latents, Params
+from repro.params import FamilyName, Latents, Params
 from repro.processes import run_here_or_there
 from repro.progress import Progress
 from repro.state import code_digest, forget_state, stage_state
@@ -29,10 +29,12 @@ from repro.state import code_digest, forget_state, stage_state
 import numpy as np
 import polars as pl
 
+from booru.images.portions import Portion, make_portions, unfinished
 from booru.shards import shard_files, values_digest
+from families.effnet import read_effnet_config
 from latents.buckets import Placement, Size, check_buckets, make_buckets, place, place_without_enlarging
-from latents.encode import EncodeTask, MeasureTask, encode, load_vae, lost_in, measure, measured
-from latents.portions import Portion, make_portions, unfinished
+from latents.encode import EncodeTask, MeasureTask, encode, lost_in, measure, measured
+from latents.encoders import ENCODER_FOLDERS, load_encoder
 from latents.shards import (
     BUCKET,
     assign_shards,
@@ -60,7 +62,9 @@ def determining_parts(params: Params, vae: str) -> dict:
         "precision": params.latents.precision,
         "dtype": params.latents.dtype,
         "device": device_identity(params.device),
-        "code": code_digest(STAGES / "latents", STAGES / "booru" / "images", STAGES / "repro" / "devices.py"),
+        "code": code_digest(
+            STAGES / "latents", STAGES / "booru" / "images", STAGES / "families" / "effnet.py", STAGES / "repro" / "devices.py"
+        ),
         "packages": {name: version(name) for name in ("diffusers", "numpy", "pillow")},
     }
 
@@ -83,25 +87,28 @@ def captioned_images(captions: Path, posts: Path) -> pl.DataFrame:
     return places.join(captioned, on="id", how="semi").select(PLACE_COLUMNS).sort("id")
 
 
-def coarsest_cell(base: Path) -> int:
-    """Pixels of one cell of the UNet's coarsest level: the base model's VAE and UNet halve a side so often."""
-    halvings = 0
-    for part in ("vae", "unet"):
-        path = base / part / "config.json"
-        if not path.exists():
-            raise StageError(f"{path}: missing; {base} must be a diffusers folder, made by stages/make_base.py")
-        halvings += len(json.loads(path.read_text())["block_out_channels"]) - 1
-    return 2**halvings
+def _config(base: Path, part: str) -> dict:
+    path = base / part / "config.json"
+    if not path.exists():
+        raise StageError(f"{path}: missing; {base} must be a diffusers folder, made by stages/make_base.py")
+    return json.loads(path.read_text())
 
 
-def placing_rule(settings: Latents, base: Path) -> PlacingRule:
-    """How the recipe gives an image (width, height) its bucket, all of which the base model can take."""
+def coarsest_cell(base: Path, family: FamilyName) -> int:
+    """Pixels of the coarsest cell: of SDXL's UNet (its VAE and UNet halve a side so often), of Stable Cascade's latents."""
+    if family == "sdxl":
+        return 2 ** sum(len(_config(base, part)["block_out_channels"]) - 1 for part in ("vae", "unet"))
+    return read_effnet_config(base / ENCODER_FOLDERS[family]).stride * _config(base, "prior").get("patch_size", 1)
+
+
+def placing_rule(settings: Latents, cell: int) -> PlacingRule:
+    """How the recipe gives an image (width, height) its bucket; sides of all of them must be multiples of `cell`."""
     square, step = (settings.resolution, settings.resolution), settings.bucket_reso_steps
     if settings.bucket_no_upscale:
-        check_buckets([(step, step)], coarsest_cell(base))
+        check_buckets([(step, step)], cell)
         return lambda size: place_without_enlarging(size, settings.resolution**2, step)
     buckets = make_buckets(square, settings.min_bucket_reso, settings.max_bucket_reso, step)
-    check_buckets(buckets, coarsest_cell(base))
+    check_buckets(buckets, cell)
     return lambda size: place(size, buckets)
 
 
@@ -134,12 +141,12 @@ def place_images(images: pl.DataFrame, rule: PlacingRule, step: int) -> tuple[pl
     return placed.drop_nulls("bucket_width").sort(*BUCKET, "id"), lost
 
 
-def encode_images(images: pl.DataFrame, params: Params, vae: Path, image_root: Path, state: Path) -> list[Portion]:
+def encode_images(images: pl.DataFrame, params: Params, encoder: Path, image_root: Path, state: Path) -> list[Portion]:
     """Encode what `state` does not hold yet; returns all portions."""
     portions = make_portions(images, state / "encoded", ".safetensors", ["sha256", *PLACEMENT_SCHEMA], groups=BUCKET)
     settings = params.latents
     tasks = [
-        EncodeTask(image_root, vae, params.device, settings.precision, settings.dtype, portion)
+        EncodeTask(image_root, params.family, encoder, params.device, settings.precision, settings.dtype, portion)
         for portion in unfinished(portions)
     ]
     progress = Progress("latents", images.height, "images", done=images.height - sum(len(task.portion) for task in tasks))
@@ -174,32 +181,35 @@ def write_output(folder: Path, images: pl.DataFrame, portions: Sequence[Portion]
     print(f"{folder}: {index.height} images in {len(digests)} shards, {len(lost)} lost")
 
 
-def cache(args: Namespace, params: Params, vae_of_base: str, state: Path) -> None:
+def cache(args: Namespace, params: Params, encoder_digest: str, state: Path) -> None:
     settings, processes = params.latents, params.runtime.processes
     image_root = Path(os.environ.get("IMAGE_ROOT", params.runtime.image_root))
-    rule = placing_rule(settings, args.base)
+    rule = placing_rule(settings, coarsest_cell(args.base, params.family))
     images = captioned_images(args.captions, args.posts)
     total = images.height
-    vae = load_vae(args.base / "vae")
+    folder = args.base / ENCODER_FOLDERS[params.family]
+    encoder = load_encoder(params.family, folder)
     images, lost = measure_images(images, image_root, state, processes)
     images, small = place_images(images, rule, settings.bucket_reso_steps)
     lost |= small
     refuse_great_loss(lost, total, settings.max_lost_share)
-    portions = encode_images(images, params, args.base / "vae", image_root, state)
+    portions = encode_images(images, params, folder, image_root, state)
     lost_rows = {row: reason for portion in portions for row, reason in lost_in(portion).items()}
     lost |= {images["id"][row]: reason for row, reason in lost_rows.items()}
     refuse_great_loss(lost, total, settings.max_lost_share)
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    bytes_per_pixel = 2 * TORCH_TYPES[settings.dtype].itemsize * vae.config.latent_channels / factor**2  # mean and std
+    numbers = len(encoder.tensors) * encoder.channels
+    bytes_per_pixel = numbers * TORCH_TYPES[settings.dtype].itemsize / encoder.stride**2
     encoded = assign_shards(encoded_images(images, portions, lost_rows), settings.shard_megabytes << 20, bytes_per_pixel)
-    write_output(args.output, encoded, portions, lost, vae_of_base)
+    write_output(args.output, encoded, portions, lost, encoder_digest)
 
 
 def main(arguments: list[str]) -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--captions", type=Path, required=True, help="folder of the caption stage")
     parser.add_argument("--posts", type=Path, required=True, help="folder of the filter stage")
-    parser.add_argument("--base", type=Path, required=True, help="diffusers folder whose VAE encodes")
+    parser.add_argument(
+        "--base", type=Path, required=True, help="diffusers folder whose encoder (SDXL: vae, Stable Cascade: effnet) encodes"
+    )
     parser.add_argument("--output", type=Path, required=True, help="latents folder to write")
     args = parser.parse_args(arguments)
     params = parameters(args)

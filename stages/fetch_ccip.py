@@ -8,19 +8,15 @@ yours to write down. Without `hub` the folder is a local one and is merely check
 left alone, without a look at the network; one that is not right is never replaced.
 """
 
-import shutil
 from pathlib import Path
 
 from repro.command import parameters, stage_parser
-from repro.errors import StageError, run_stage
-from repro.hashing import sha256_file
-from repro.outputs import whole_folder
-from repro.params import Ccip
+from repro.errors import run_stage
 
 from ccip.encoder import FILES, CcipEncoder
-from hub.files import fetch_files
+from hub.folders import bring_folder, wanted_files
 
-KEY = "evaluate.ccip.sha256"
+KEY = "evaluate.ccip"
 
 
 def main(arguments: list[str]) -> None:
@@ -28,46 +24,9 @@ def main(arguments: list[str]) -> None:
     folder = Path(ccip.folder)
     if ccip.hub is None:
         CcipEncoder(folder, ccip.sha256)
-        print(f"{folder}: a local folder, since evaluate.ccip.hub is null; its files are there, and nothing is to be fetched")
+        print(f"{folder}: a local folder, since {KEY}.hub is null; its files are there, and nothing is to be fetched")
         return
-    sha256 = wanted_files(ccip)
-    if folder.is_dir() and any(folder.iterdir()):
-        require_right_folder(folder, sha256)
-        print(f"{folder}: already there, with the sha256 of {KEY}")
-        return
-    print(f"{folder}: fetching {', '.join(sha256)} of {ccip.hub.repo} at {ccip.hub.revision}", flush=True)
-    cached = fetch_files(ccip.hub, sha256, KEY)
-    with whole_folder(folder) as new:
-        for name, file in cached.items():
-            shutil.copyfile(file, new / name)
-    print(f"{folder}: fetched, with the sha256 of {KEY}")
-
-
-def wanted_files(ccip: Ccip) -> dict[str, str | None]:
-    """The encoder's files and any others that the parameters name, each with the sha256 that they give it.
-
-    Raises:
-        StageError: a name is none of a file in the folder.
-    """
-    for name in ccip.sha256:
-        if not name or Path(name).name != name:
-            raise StageError(f"{KEY}: '{name}' is no file's name; a file of the folder is meant, such as {FILES[0]}")
-    return dict.fromkeys(FILES) | ccip.sha256
-
-
-def require_right_folder(folder: Path, sha256: dict[str, str | None]) -> None:
-    """Check what is there already.
-
-    Raises:
-        StageError: a file is missing, or has not the sha256 of the parameters, or they name none.
-    """
-    for name, expected in sha256.items():
-        found = sha256_file(folder / name) if (folder / name).is_file() else "missing"
-        if found != expected:
-            raise StageError(
-                f"{folder / name}: {found}, but {KEY} has {expected or 'nothing'} for it; a folder that is there is not"
-                " replaced: name another as evaluate.ccip.folder, or remove this one, and fetch again"
-            )
+    bring_folder(folder, ccip.hub, wanted_files(FILES, ccip.sha256, KEY), KEY, f"{KEY}.folder")
 
 
 if __name__ == "__main__":

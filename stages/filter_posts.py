@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     params = parameters(args)
     image_index = args.image_index or Path(params.filter.image_index)
     if args.explain is not None:
-        stages = Stages(args.metadata, image_index, args.selection, args.ledger, args.captions, args.latents)
+        stages = Stages(args.metadata, image_index, args.selection, args.ledger, args.annotations, args.captions, args.latents)
         for line in explain(args.explain, stages, params):
             print(line)
         return
@@ -71,7 +71,7 @@ def add_explain_options(parser: ArgumentParser) -> None:
     group.add_argument("--explain", type=int, metavar="ID", help="print what happened to this post, and why")
     for name, place in (
         ("metadata", "data/metadata"), ("selection", "data/selection.parquet"),
-        ("captions", "data/captions"), ("latents", "data/latents"),
+        ("annotations", "data/annotations"), ("captions", "data/captions"), ("latents", "data/latents"),
     ):  # fmt: skip
         group.add_argument(f"--{name}", type=Path, default=Path(place), help="where its stage wrote it (default: %(default)s)")
 

@@ -53,14 +53,15 @@ def named_folders(arguments: list[str]) -> dict[str, Path]:
 
 
 def sampling_settings(generation: Generation) -> dict[str, Any]:
-    """How every picture is sampled."""
-    return generation.model_dump(include={*SampledPictures.model_fields, "precision"})
+    """How every picture is sampled, as far as the family has such settings."""
+    settings = generation.model_dump(include={*SampledPictures.model_fields, "precision"})
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def determining_parts(params: Params) -> dict[str, Any]:
     """Everything that determines a picture beside the model's files and its own prompt and seed, which name it in the state."""
     return {
-        "params": {"evaluate": {"generation": sampling_settings(params.evaluate.generation)}},
+        "params": {"family": params.family, "evaluate": {"generation": sampling_settings(params.evaluate.generation)}},
         "device": device_identity(params.device),
         "code": code_digest(STAGES / "families", STAGES / "generation", STAGES / "repro"),
         "packages": {name: version(name) for name in ("diffusers", "numpy", "pillow", "tokenizers", "transformers")},
@@ -92,13 +93,13 @@ def main(arguments: list[str]) -> None:
     params = parameters(args)
     folders = named_folders(args.model)
     refuse_foreign_folder(args.output)
-    check_model_folders(folders)
+    check_model_folders(folders, params.family)
     if params.device == "cuda":
         refuse_unfit_gpus(params.runtime.processes)
     rules, references = profile(params.caption.profile), read_references(args.references).characters
     generation, blocked = params.evaluate.generation, params.filter.blocked_tags
     requests = [request for reference in references for request in requests_for(reference, generation, rules, blocked)]
-    models = [Model(name, folder, sha256_json(hash_tree(folder))) for name, folder in folders.items()]
+    models = [Model(name, params.family, folder, sha256_json(hash_tree(folder))) for name, folder in folders.items()]
     parts = determining_parts(params)
     with stage_state("generate", parts) as state:
         jobs = picture_jobs(models, requests, state)

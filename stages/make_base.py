@@ -4,11 +4,15 @@
     python stages/make_base.py --formula "0.5 * restore_embeddings(gamma_rev2, sdxl) + 0.5 * restore_embeddings(beta7, sdxl)" \\
         --model gamma_rev2=FILE --model beta7=FILE --model sdxl=FOLDER --output models/base
 
-Weights are written as fp16, the precision in which base models are published and merged; JSON without the folder names of
-the machine that saved it. Formulas are those of merge.py. Configs and tokenizers are taken from the formula's first
-model that is a diffusers folder, else from the first that is listed. What the model predicts and its noise schedule are
-written into its scheduler's config: base.prediction and base.zero_terminal_snr, or, where those are null, what the markers
-of the formula's first model say, or the configs.
+SDXL's weights are written as fp16, the precision in which base models are published and merged, Stable Cascade's as fp32; JSON
+without the folder names of the machine that saved it. Formulas are those of merge.py. Configs and tokenizers are taken from the
+formula's first model that is a diffusers folder, else from the first that is listed. What the model predicts and its noise
+schedule are written into its scheduler's config: base.prediction and base.zero_terminal_snr, or, where those are null, what the
+markers of the formula's first model say, or the configs.
+
+Stable Cascade's folder has the image encoder and the decoder too: those of base.image_encoder and base.decoder, or, where
+those are null, the first model's own. Models may be whole folders, folders of a StableCascadePriorPipeline, ComfyUI's single
+files, or Stability AI's file of stage C.
 """
 
 from pathlib import Path
@@ -16,11 +20,14 @@ from pathlib import Path
 from repro.command import parameters, stage_parser
 from repro.errors import run_stage
 from repro.hashing import refuse_foreign_folder
+from repro.params import Params
 
+from checkpoints.cascade_parts import whole_base
 from checkpoints.explain import explain
 from checkpoints.formula import require_formulas
 from checkpoints.formula_command import add_formula_options, formula_job
 from checkpoints.layouts import write_diffusers
+from checkpoints.model_family import CASCADE
 from checkpoints.rounding import Precision
 
 
@@ -32,9 +39,10 @@ def main(arguments: list[str]) -> None:
     params = None if args.formula is not None else parameters(args)
     if params:
         require_formulas(params)
-    job = formula_job(args, params and params.base, params and params.models)
+    job = formula_job(args, params and params.base, params and params.models, params and params.family)
     operands = job.open()
-    merge = job.merge(operands, Precision("fp16"))
+    precision = Precision(operands.family.base_precision)
+    merge = job.merge(operands, precision)
     if args.explain:
         print(explain(job.formula, merge))
         return
@@ -43,9 +51,18 @@ def main(arguments: list[str]) -> None:
     schedule = operands.schedule(configs)
     if params:
         schedule = schedule.changed(params.base.prediction, params.base.zero_terminal_snr)
-    write_diffusers(args.output, merge, configs.with_schedule(schedule))
-    numbers = sum(spec.elements for spec in merge.specs.values())
-    print(f"{args.output}: {numbers:,} weights, {job.formula.text}, as fp16")
+    source = merge
+    if operands.family is CASCADE:
+        source, configs = whole_base(merge, configs, *cascade_parts(params), precision)
+    write_diffusers(args.output, source, configs.with_schedule(schedule))
+    numbers = sum(spec.elements for spec in source.specs.values())
+    print(f"{args.output}: {numbers:,} weights, {job.formula.text}, as {precision.name}")
+
+
+def cascade_parts(params: Params | None) -> tuple[Path | None, Path | None]:
+    """Where the parameters say that the image encoder and the decoder are; None where they do not."""
+    named = (params.base.image_encoder, params.base.decoder) if params else (None, None)
+    return tuple(Path(params.models.folder, part) if part is not None else None for part in named)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Merge checkpoints and LoKr files by a formula, to one file in SDXL's original layout, a diffusers folder, or both.
+"""Merge checkpoints and LoKr files by a formula, to a single file as WebUI and ComfyUI open it, a diffusers folder, or both.
 
     python stages/merge.py --formula "beta7 + 0.8 * (anxl3 - anxl2) + 0.5 * (base7 - beta7)" \\
         --model beta7=FILE --model anxl3=FILE --model anxl2=FILE --model base7=FILE --out gamma_rev1.safetensors
@@ -17,6 +17,9 @@ converts between the layouts. WebUI and ComfyUI open the single file; diffusers 
     StableDiffusionXLPipeline.from_pretrained(FOLDER, local_files_only=True, torch_dtype=torch.float32)
 
 where FOLDER gives the configs and tokenizers (without `config`, diffusers asks the hub for those of the real SDXL).
+
+Of Stable Cascade the single file is ComfyUI's of stage C, with text encoder and image encoder; the folder has the decoder of
+the folder that the configs come from, as it is there, and in comfyui-decoder.safetensors as ComfyUI's file of stages B and A.
 """
 
 import argparse
@@ -30,12 +33,14 @@ from repro.errors import StageError, run_stage
 from repro.hashing import refuse_foreign_folder, sha256_file
 from repro.outputs import write_json
 
+from checkpoints.cascade_parts import DECODER, write_decoder_file
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.diffusers_folder import SDXL_RESOLUTION, FolderConfigs
+from checkpoints.diffusers_folder import DEFAULT_RESOLUTION, FolderConfigs
 from checkpoints.explain import explain
 from checkpoints.formula_command import FormulaJob, add_formula_options, formula_job
 from checkpoints.layouts import folder_tensors, write_diffusers, write_single_file
 from checkpoints.metadata import autov2, merge_recipe, modelspec
+from checkpoints.operands import Operands
 from checkpoints.rounding import PRECISIONS, Precision
 from checkpoints.schedule import Schedule
 
@@ -64,17 +69,17 @@ def main(arguments: list[str]) -> None:
     if folder:
         folder_tensors(merge.specs, configs)  # before the single file is computed for nothing
     schedule = operands.schedule(configs)
-    hashes = operands.hashes
     source, report = merge, {"name": job.name, "formula": job.formula.formula.text, "dtype": job.precision.name}
-    report["inputs"] = {"sha256": hashes}
+    report["inputs"] = {"sha256": operands.hashes}
     if single_file:
         data_digest = write_single_file(
-            single_file, merge, lambda digest: header(job, hashes, configs, schedule, digest), schedule
+            single_file, merge, lambda digest: header(job, operands, configs, schedule, digest), schedule
         )
         report["single_file"] = describe(single_file, data_digest, len(merge.specs))
         source = Checkpoint(single_file)
     if folder:
-        write_diffusers(folder, source, configs.with_schedule(schedule))
+        beside = write_decoder_file if DECODER in configs.copied else None
+        write_diffusers(folder, source, configs.with_schedule(schedule), beside)
     report["components"] = merge.changes
     if args.report:
         write_json(args.report, report)
@@ -113,7 +118,7 @@ def read_job(args: argparse.Namespace) -> Job:
     recipe = params.merge
     precision = Precision(args.dtype or recipe.dtype, (args.fp8_tensors or recipe.fp8_tensors) == "linear-and-conv")
     stated = {"author": recipe.author, "date": recipe.date, "license": recipe.license}
-    return Job(formula_job(args, recipe, params.models), precision, recipe.title, stated, recipe.name)
+    return Job(formula_job(args, recipe, params.models, params.family), precision, recipe.title, stated, recipe.name)
 
 
 def output_paths(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
@@ -135,21 +140,20 @@ def output_paths(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
     return args.out, args.out.with_suffix("")
 
 
-def header(
-    job: Job, hashes: Mapping[str, str], configs: FolderConfigs | None, schedule: Schedule, data_digest: str
-) -> dict[str, str]:
+def header(job: Job, operands: Operands, configs: FolderConfigs | None, schedule: Schedule, data_digest: str) -> dict[str, str]:
     """The single file's metadata."""
     spec = modelspec(
+        family=operands.family,
         title=job.title,
-        merged_from=", ".join(hashes),
-        resolution=configs.resolution if configs else SDXL_RESOLUTION,
+        merged_from=", ".join(operands.hashes),
+        resolution=configs.resolution if configs else DEFAULT_RESOLUTION,
         prediction_type=schedule.modelspec,
         data_sha256=data_digest,
         stated=job.stated,
     )
     recipe = {
         "formula": job.formula.formula.text,
-        "models": hashes,
+        "models": operands.hashes,
         "dtype": job.precision.name,
         "fp8_tensors": "linear-and-conv" if job.precision.fp8_layers_only else "all",
         "unmatched": job.formula.unmatched,

@@ -31,6 +31,7 @@ from repro.state import code_digest, fingerprint, forget_state, stage_state
 
 import torch
 
+from families.pipelines import refuse_other_family
 from latents.vae_identity import refuse_latents_of_another_vae
 from training.loop import Job, run_updates
 from training.milestones import (
@@ -59,11 +60,12 @@ def determining_parts(params: Params, latents: Path, captions: Path, base: Path)
     """Everything that determines the trained weights; how many processes there are is not among it.
 
     Raises:
-        StageError: an input is not whole, or the latents come from another VAE than the base model's.
+        StageError: an input is not whole, the base model is of another family, or the latents come from another encoder than its.
     """
+    refuse_other_family(base, params.family)
     refuse_latents_of_another_vae(latents, base)
     return {
-        "params": params.model_dump(include={"device", "seed", "lr", "te_lr", "train"}),
+        "params": params.model_dump(include={"device", "family", "seed", "lr", "te_lr", "train"}),
         "latents": check_manifest(latents),
         "captions": check_manifest(captions),
         "base": hash_tree(base),

@@ -40,12 +40,33 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def training_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the trainer's inputs at test size: base, latents, captions. Tests must not write into it."""
+    """A folder with the trainer's inputs at test size: base, an SDXL, latents, captions. Tests must not write into it."""
     from small_sdxl import write_small_sdxl
-    from tiny_training import write_captions, write_latents
 
     folder = tmp_path_factory.mktemp("training")
     write_small_sdxl(folder / "base", seed=1)
+    return _with_data(folder)
+
+
+@pytest.fixture(scope="session")
+def cascade_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `training_inputs`, of a Stable Cascade."""
+    from small_cascade import write_small_cascade
+
+    folder = tmp_path_factory.mktemp("cascade-training")
+    write_small_cascade(folder / "base", seed=1)
+    return _with_data(folder)
+
+
+def _with_data(folder: Path) -> Path:
+    from tiny_training import write_captions, write_latents
+
     write_latents(folder / "latents", folder / "base")
     write_captions(folder / "captions", folder / "latents")
     return folder
+
+
+@pytest.fixture(scope="session", params=["sdxl", "cascade"])
+def family_inputs(request: pytest.FixtureRequest) -> Path:
+    """The inputs of each family in turn."""
+    return request.getfixturevalue({"sdxl": "training_inputs", "cascade": "cascade_inputs"}[request.param])

@@ -64,12 +64,12 @@ def meta_modules(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, torch.nn
 
 
 def write_real_sdxl_configs(folder: Path, tokenizers: Path) -> Path:
-    """A diffusers folder of SDXL without weights: configs, and the tokenizers of another folder. Returns `folder`."""
+    """A diffusers folder of SDXL without weights: configs, and tokenizers and scheduler of another folder. Returns `folder`."""
     classes = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
     for part, config in real_sdxl_configs().items():
         (folder / part).mkdir(parents=True)
         named = config | ({"_class_name": classes[part].__name__} if part in classes else {})
         (folder / part / "config.json").write_text(json.dumps(named))
-    for part in ("tokenizer", "tokenizer_2"):
+    for part in ("tokenizer", "tokenizer_2", "scheduler"):
         (folder / part).symlink_to(tokenizers / part)
     return folder

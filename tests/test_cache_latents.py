@@ -19,12 +19,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small_cascade import write_small_cascade
 from small_sdxl import write_small_sdxl
 from tiny_booru import folder_bytes, make_tar, run_script
 
 from cache_latents import main
+from families.effnet import EfficientNetEncoder, EffnetConfig, EffnetStage, write_effnet
 from latents.buckets import make_buckets, place
-from latents.encode import load_vae, posterior
+from latents.encoders import load_encoder
 from latents.resize import fit
 from latents.vae_identity import latents_vae, vae_digest
 
@@ -46,10 +48,10 @@ def webp(image: Image.Image) -> bytes:
 
 
 class Inputs:
-    """Posts, captions, archives and a base model in a folder."""
+    """Posts, captions, archives and a base model in a folder, and the recipe that is run on them."""
 
-    def __init__(self, folder: Path, base: Path):
-        self.folder, self.base = folder, base
+    def __init__(self, folder: Path, base: Path, recipe: str = "sample"):
+        self.folder, self.base, self.recipe = folder, base, recipe
 
     def write(self, files: dict[int, bytes]) -> "Inputs":
         """`files` = {post id: image file}; all ids end in 003, so that one archive holds them."""
@@ -74,7 +76,8 @@ class Inputs:
         runtime = [f"runtime.image_root={self.folder / 'images'}", "runtime.processes=1", *settings]
         return [
             "--captions", str(self.folder / "captions"), "--posts", str(self.folder / "posts"), "--base", str(self.base),
-            "--output", str(output), *(word for setting in runtime for word in ("--set", setting)),
+            "--output", str(output), "--params", f"recipes/{self.recipe}.yaml",
+            *(word for setting in runtime for word in ("--set", setting)),
         ]  # fmt: skip
 
     def run(self, output: Path, *settings: str) -> subprocess.CompletedProcess[str]:
@@ -127,14 +130,14 @@ def test_lost_images_are_listed_with_their_reason(latents: Path) -> None:
 
 def test_values_sizes_and_crops(latents: Path, base: Path) -> None:
     fix_torch()
-    vae = load_vae(base / "vae")
+    encoder = load_encoder("sdxl", base / "vae")
     for row in pl.read_parquet(latents / "index.parquet").sample(8, seed=1).to_dicts():
         image = picture(row["id"])
         placement = place(image.size, BUCKETS)
         assert (row["original_width"], row["original_height"]) == image.size
         assert (row["bucket_width"], row["bucket_height"]) == placement.bucket
         assert (row["crop_left"], row["crop_top"]) == (placement.left, placement.top)
-        mean, deviation = posterior(vae, torch.from_numpy(fit(image, placement).copy()))
+        mean, deviation = encoder.encode(torch.from_numpy(fit(image, placement).copy()), "fp32")
         shard = load_file(latents / row["shard"])
         assert torch.equal(shard["mean"][row["row"]], mean)
         assert torch.equal(shard["std"][row["row"]], deviation)
@@ -311,3 +314,55 @@ def test_error_of_a_worker_is_one_line(tmp_path: Path, inputs: Inputs) -> None:
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert "nowhere: no such folder of image archives" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> Inputs:
+    """The same images for a Stable Cascade."""
+    base = write_small_cascade(tmp_path_factory.mktemp("cascade") / "base", seed=1)
+    return Inputs(inputs.folder, base, "sample-cascade")
+
+
+def test_stable_cascade_latents_are_those_of_its_image_encoder(tmp_path: Path, cascade: Inputs) -> None:
+    output = tmp_path / "latents"
+    result = cascade.run(output, "latents.max_lost_share=0.1", "runtime.processes=2")
+    assert result.returncode == 0, result.stderr
+    check_manifest(output)
+    fix_torch()
+    encoder = load_encoder("cascade", cascade.base / "effnet")
+    index = pl.read_parquet(output / "index.parquet")
+    assert index["id"].to_list() == sorted(IDS)
+    for row in index.to_dicts():
+        image = picture(row["id"])
+        shard = load_file(output / row["shard"])
+        (latents,) = encoder.encode(torch.from_numpy(fit(image, place(image.size, BUCKETS)).copy()), "fp32")
+        assert set(shard) == {"ids", "mean"}
+        assert torch.equal(shard["mean"][row["row"]], latents)
+    main(cascade.arguments(tmp_path / "other", "latents.max_lost_share=0.1"))
+    assert folder_bytes(tmp_path / "other") == folder_bytes(output)
+
+
+def test_a_shard_of_stable_cascade_is_as_large_as_asked(tmp_path: Path, cascade: Inputs) -> None:
+    """A megabyte holds twice the images that it would hold if there were deviations."""
+    base = write_small_cascade(tmp_path / "base", seed=1)
+    wide = EfficientNetEncoder(EffnetConfig(4, (EffnetStage("fused", 1, 1, 4, 1),), 4, 256)).eval()
+    write_effnet(base / "effnet", wide)
+    main(Inputs(cascade.folder, base, "sample-cascade").arguments(
+        tmp_path / "latents", "latents.max_lost_share=0.1", "latents.shard_megabytes=2"
+    ))  # fmt: skip
+    index = pl.read_parquet(tmp_path / "latents" / "index.parquet")
+    square = index.filter(bucket_width=64, bucket_height=64)["shard"].value_counts()["count"]
+    assert max(square) == 2  # of 32x32x256 floats each
+
+
+def test_buckets_that_the_image_encoder_cannot_take(tmp_path: Path, cascade: Inputs) -> None:
+    wide = write_small_cascade(tmp_path / "base", seed=1)
+    stages = (EffnetStage("fused", 1, 2, 4, 1), EffnetStage("depthwise", 2, 2, 4, 1), EffnetStage("fused", 2, 2, 4, 1))
+    write_effnet(wide / "effnet", EfficientNetEncoder(EffnetConfig(4, (*stages, stages[0]), 4, 4)))
+    message = refused(Inputs(cascade.folder, wide, "sample-cascade"), tmp_path / "latents")
+    assert "this base model needs multiples of 32" in message
+
+
+def test_a_folder_of_another_family_has_no_image_encoder(tmp_path: Path, inputs: Inputs) -> None:
+    other = Inputs(inputs.folder, inputs.base, "sample-cascade")
+    assert f"{inputs.base / 'effnet'}" in refused(other, tmp_path / "latents")

@@ -243,10 +243,10 @@ def test_scores_of_a_model_become_words_where_the_posts_have_them(posts: Path, t
     frame.with_columns(aesthetic_score=pl.Series([0.95, None, 0.05])).write_parquet(shard)
     seal_metadata(posts)
     captions = lines(caption_here(tmp_path / "out", "--posts", posts, "--profile", "sotediffusion", "--format", "jsonl"))
-    assert captions[5] == "extremely aesthetic, mid, general, mika (lorelei), lorelei, 1girl, long hair, solo"
+    assert captions[5] == "extremely aesthetic, mid, general, mika, lorelei, lorelei, long hair, 1girl, solo"
     assert captions[6] == "mid, general"
-    assert captions[7] == "very displeasing, newest, sensitive, mika (lorelei), ^_^, long hair, long hair"
-    assert captions[7_200_000] == "newest, explicit nsfw, mika (lorelei), 1girl"
+    assert captions[7] == "very displeasing, newest, sensitive, mika, lorelei, ^_^, long hair, long hair"
+    assert captions[7_200_000] == "newest, explicit nsfw, mika, lorelei, 1girl"
 
 
 @pytest.mark.parametrize("kind", ["posts", "database"])
@@ -400,10 +400,10 @@ def test_an_older_output_is_replaced(posts: Path, tmp_path: Path):
 
 
 def test_an_unknown_profile_names_the_known_ones(posts: Path, tmp_path: Path):
-    known = "there are kohaku-xl-delta, kohaku-xl-epsilon, hakubooru-delta, hakubooru-epsilon, sotediffusion"
+    known = "there are kohaku-xl-delta, kohaku-xl-epsilon, hakubooru-delta, hakubooru-epsilon, sotediffusion,"
     for setting in (["--profile", "kohaku-beta"], ["--set", "caption.profile=kohaku-beta"]):
         text = refused(tmp_path / "out", "--posts", posts, *setting)
-        assert f"there is no profile 'kohaku-beta'; {known}" in text
+        assert f"there is no profile 'kohaku-beta'; {known} sotediffusion-scripts" in text
 
 
 def test_inputs_that_are_missing_or_of_another_kind(posts: Path, tmp_path: Path):

@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from repro.errors import StageError
 from repro.state import fingerprint
 
 import pytest
+from tiny_annotations import tagger_row, write_annotations
 from tiny_booru import folder_bytes, refusal, run_script
-from tiny_characters import MIKA, Booru, ids_of, make_booru
+from tiny_characters import MIKA, Booru, ids_of, make_booru, picture
 
+import caption_posts
 import choose_references
 from ccip import features
 from ccip.encoder import WIDTH, CcipEncoder
@@ -157,6 +160,43 @@ def test_mistakes_are_told_in_one_line(booru: Booru, tmp_path: Path):
     )
     text = refused(booru, output, "--set", "evaluate.references.unseen=false", pictures=200)
     assert text.endswith("; lower evaluate.references.pictures or min_side")
+
+
+TAGGER = '{"path": "wd", "hub": null, "sha256": {}, "preprocess": "kohya-2024-04", "floor": 0.1}'
+VOCABULARY = [
+    *((name, 9) for name in ("general", "sensitive", "questionable", "explicit")),
+    *((name, 0) for name in ("1girl", "solo", "lorelei")), *((name, 4) for name in ("rin", MIKA, "unheard_of")),
+]  # fmt: skip
+PLACES = {name: place for place, (name, _) in enumerate(VOCABULARY)}
+
+
+def by_tagger(*names: str) -> dict[str, list]:
+    return tagger_row({}) | {"tags": sorted(PLACES[name] for name in names), "probabilities": [0.9] * len(names)}
+
+
+@pytest.mark.parametrize("profile", ["sotediffusion", "kohaku-xl-epsilon"])
+def test_references_of_characters_that_a_tagger_found(tmp_path: Path, profile: str):
+    """The metadata names nobody in the trained pictures. 8000 looks like one of them that shows Mika, 9000 like one of Rin."""
+    trained = {number: {"tags": ids_of(["solo"])} for number in (1000, 2000, 3000)}
+    unseen = {number: {} for number in (8000, 9000, 10_000, 11_000)}
+    near = {8000: picture(1000, (104, 104)), 9000: picture(3000, (104, 104))}
+    booru = make_booru(tmp_path / "booru", trained | unseen, list(trained), near, shard_posts=100)
+    tagged = {1000: by_tagger("1girl", MIKA, "lorelei"), 2000: by_tagger(MIKA, "rin"), 3000: by_tagger("rin", "unheard_of")}
+    annotations = write_annotations(tmp_path / "annotations", {"tags": tagged}, VOCABULARY)
+    captions, characters = tmp_path / "captions", tmp_path / "characters.json"
+    settings = [f"annotate.tags={TAGGER}", "caption.tags=annotations", f"caption.profile={profile}"]
+    caption_posts.main(
+        ["--posts", str(tmp_path / "booru" / "kept"), "--annotations", str(annotations), "--output", str(captions),
+         "--characters", str(characters), *(word for setting in settings for word in ("--set", setting))]
+    )  # fmt: skip
+    found = replace(booru, captions=captions, characters=characters)
+    chosen(found, tmp_path / "references", pictures=3)
+    references = read_reference_folder(tmp_path / "references").references
+    (mika,) = references.characters
+    assert (mika.posts, mika.training_pictures, mika.artists, mika.series) == ((9000, 10_000, 11_000), 2, (), "lorelei")
+    assert [one.character for one in references.skipped] == ["rin"]
+    chosen(found, tmp_path / "seen", "--set", "evaluate.references.unseen=false", pictures=4)
+    assert read_reference_folder(tmp_path / "seen").references.characters[0].posts == (8000, 9000, 10_000, 11_000)
 
 
 def test_a_folder_that_no_stage_wrote_is_not_replaced(booru: Booru, tmp_path: Path):

@@ -145,7 +145,7 @@ def test_an_unfinished_run_goes_on_with_other_characters_and_another_second_mode
 
 
 def test_the_state_of_another_model_outlives_a_run(tmp_path: Path) -> None:
-    models = [Model(name, Path(name), digest) for name, digest in (("base", "1"), ("merged", "2"))]
+    models = [Model(name, "sdxl", Path(name), digest) for name, digest in (("base", "1"), ("merged", "2"))]
     for model in models:
         (tmp_path / "state" / model.digest).mkdir(parents=True)
     forget_models(tmp_path / "state", models[1:])
@@ -201,7 +201,7 @@ def test_no_room_for_the_output_is_told(inputs: Path, tmp_path: Path) -> None:
 
 
 REFUSALS = {
-    "--model third=nowhere": "nowhere: no model_index.json; the third model must be a diffusers folder",
+    "--model third=nowhere": "the third model: nowhere: no model_index.json; expected a diffusers folder",
     "--model base": "--model base: write it as NAME=FOLDER",
     "--model ../x=models": "--model ../x=models: write it as NAME=FOLDER",
     "--model base=models": "--model base=models: the name base stands twice",
@@ -248,7 +248,7 @@ def test_what_determines_a_picture_names_the_state(inputs: Path) -> None:
 
 def test_models_and_requests_name_the_job() -> None:
     request = PictureRequest("mika", "name", "plain", "", 0, "1girl, mika", 7)
-    base = Model("base", Path("models/base"), "1")
+    base = Model("base", "sdxl", Path("models/base"), "1")
     jobs = [
         ([base], [request]), ([replace(base, digest="2")], [request]), ([replace(base, name="merged")], [request]),
         ([base], [request, replace(request, number=1)]),

@@ -112,8 +112,8 @@ def test_no_path_is_absolute_or_outside_of_the_repository() -> None:
 
 def test_names_of_stages_are_the_designs() -> None:
     order = [
-        "ingest", "select", "filter", "caption", "base", "cache-latents", "train", "merge", "references", "generate-base",
-        "generate-merged", "evaluate-CCIP", "report",
+        "ingest", "select", "filter", "annotate", "caption", "base", "cache-latents", "train", "merge", "references",
+        "generate-base", "generate-merged", "evaluate-CCIP", "report",
     ]  # fmt: skip
     assert order == RUNNING
 

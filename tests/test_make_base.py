@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from small_sdxl import write_small_sdxl
 from tiny_booru import folder_bytes, refusal, run_script
 
-from families.sdxl import load_sdxl
+from families.sdxl import load
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -135,7 +135,7 @@ def test_prediction_and_schedule_go_from_base_to_single_file_and_back(model: Pat
     assert run_script("make_base.py", *listed(model, *asked), "--output", base).returncode == 0
     written = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     assert scheduler_config(base) == scheduler_config(model) | written
-    loaded = load_sdxl(base)
+    loaded = load(base)
     assert (loaded.prediction, loaded.zero_terminal_snr) == ("v_prediction", True)
 
     result = run_script("merge.py", *formula(base), "--out", single, "--layout", "both")

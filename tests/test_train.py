@@ -59,12 +59,27 @@ def costs(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
+def undisturbed(inputs: Path, folder: Path) -> Training:
+    run = Training(inputs, folder / "run")
+    return run_here(run, run.params(folder / "params.yaml"), "--state", str(own_state(run)))
+
+
 @pytest.fixture(scope="module")
 def whole_run(training_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
     """A run of one process that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("whole")
-    run = Training(training_inputs, folder / "run")
-    return run_here(run, write_params(folder / "params.yaml"), "--state", str(own_state(run)))
+    return undisturbed(training_inputs, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def cascade_run(cascade_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """As `whole_run`, of Stable Cascade."""
+    return undisturbed(cascade_inputs, tmp_path_factory.mktemp("whole-cascade"))
+
+
+@pytest.fixture(params=["sdxl", "cascade"])
+def any_run(request: pytest.FixtureRequest) -> Training:
+    """The undisturbed run of each family in turn."""
+    return request.getfixturevalue({"sdxl": "whole_run", "cascade": "cascade_run"}[request.param])
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], pause: float = 0.01) -> None:
@@ -100,6 +115,19 @@ def test_the_lokr_has_lycoris_names_and_was_trained(whole_run: Training) -> None
     assert names == {f"{module}.{part}" for module in modules for part in ("lokr_w1", "lokr_w2", "alpha")}
     assert {module.split("_")[1] for module in modules} == {"unet", "te1", "te2"}
     assert len(moved) > 0.9 * len(modules), "training moved nearly every module"
+
+
+def test_a_lokr_of_stable_cascade_has_comfyuis_names_and_was_trained(cascade_run: Training) -> None:
+    with safe_open(cascade_run.lokr, framework="pt") as file:
+        names = set(file.keys())
+        moved = [name for name in names if name.endswith("lokr_w2") and file.get_tensor(name).abs().max() > 0]
+    modules = {name.rsplit(".", 1)[0] for name in names}
+    assert names == {f"{module}.{part}" for module in modules for part in ("lokr_w1", "lokr_w2", "alpha")}
+    assert {"_".join(module.split("_")[:3]) for module in modules} == {"lora_prior_unet", "lora_prior_te"}
+    assert len(moved) > 0.9 * len(modules)
+    assert (cascade_run.checkpoints / "update-00000005.safetensors").read_bytes() == cascade_run.lokr.read_bytes()
+    with Image.open(cascade_run.pictures / "sheet.png") as sheet:
+        assert sheet.size == (2 * 64 + 4, 2 * 64 + 4)
 
 
 def test_history_and_metrics_tell_of_every_update(whole_run: Training) -> None:
@@ -163,17 +191,17 @@ def test_a_finished_run_leaves_no_state(whole_run: Training) -> None:
     assert list((whole_run.folder / "state" / "train").iterdir()) == []
 
 
-def test_killed_on_two_processes_and_continued_on_one_gives_the_same_bytes(whole_run: Training, tmp_path: Path) -> None:
+def test_killed_on_two_processes_and_continued_on_one_gives_the_same_bytes(any_run: Training, tmp_path: Path) -> None:
     """Also the curves for TensorBoard, which are no output, have every update once; and the cost of the killed run is known."""
-    run, curves = Training(whole_run.inputs, tmp_path / "run"), {"tensorboard": str(tmp_path / "curves")}
+    run, curves = Training(any_run.inputs, tmp_path / "run"), {"tensorboard": str(tmp_path / "curves")}
     log = tmp_path / "cost.jsonl"
-    process = run.start(write_params(tmp_path / "two.yaml", processes=2, runtime=curves), COST_LOG=str(log))
+    process = run.start(run.params(tmp_path / "two.yaml", processes=2, runtime=curves), COST_LOG=str(log))
     wait_for(lambda: run.saved_updates() >= 2, process)
     process.kill()
     process.communicate()
     assert not any(path.exists() for path in run.outputs)
-    run.finish(write_params(tmp_path / "one.yaml", processes=1, runtime=curves), COST_LOG=str(log))
-    assert run.bytes() == whole_run.bytes()
+    run.finish(run.params(tmp_path / "one.yaml", processes=1, runtime=curves), COST_LOG=str(log))
+    assert run.bytes() == any_run.bytes()
     killed, continued = {line["run"]: line for line in costs(log)}.values()
     # A state is saved before its line is written.
     assert (killed["processes"], continued["processes"]) == (2, 1) and killed["job"] == continued["job"]
@@ -195,14 +223,14 @@ def stop(run: Training, params: Path, number: signal.Signals, updates: int) -> t
 
 
 def stopped_and_continued(run: Training, folder: Path, number: signal.Signals, processes: int) -> tuple[int, list[str]]:
-    params = write_params(folder / f"{processes}.yaml", processes)
+    params = run.params(folder / f"{processes}.yaml", processes)
     code, said = stop(run, params, number, updates=2)
     saved = run.saved_updates()
     assert 2 <= saved < 5
     assert not any(path.exists() for path in run.outputs)
     assert [line for line in said if "state saved" in line] == [f"train: state saved after {saved} updates"]
     assert not [line for line in said if "Traceback" in line]
-    run_here(run, params if processes == 1 else write_params(folder / "one.yaml"), "--state", str(own_state(run)))
+    run_here(run, params if processes == 1 else run.params(folder / "one.yaml"), "--state", str(own_state(run)))
     return code, said
 
 
@@ -216,16 +244,17 @@ def test_ctrl_c_on_two_processes_saves_and_the_same_bytes_follow(whole_run: Trai
 
 
 @pytest.mark.slow
-def test_ctrl_c_on_one_process_saves_and_the_same_bytes_follow(whole_run: Training, tmp_path: Path) -> None:
-    run = Training(whole_run.inputs, tmp_path / "run")
+def test_ctrl_c_on_one_process_saves_and_the_same_bytes_follow(any_run: Training, tmp_path: Path) -> None:
+    run = Training(any_run.inputs, tmp_path / "run")
     code, _ = stopped_and_continued(run, tmp_path, signal.SIGINT, processes=1)
     assert code == 130
-    assert run.bytes() == whole_run.bytes()
+    assert run.bytes() == any_run.bytes()
 
 
-def test_sigterm_in_the_middle_of_an_update_saves_what_was_before_it(whole_run: Training, tmp_path: Path) -> None:
+def test_sigterm_in_the_middle_of_an_update_saves_what_was_before_it(any_run: Training, tmp_path: Path) -> None:
     """In this process, so that the signal comes at whatever instruction it is at."""
-    run, params = Training(whole_run.inputs, tmp_path / "run"), write_params(tmp_path / "params.yaml")
+    run = Training(any_run.inputs, tmp_path / "run")
+    params = run.params(tmp_path / "params.yaml")
 
     def terminate() -> None:
         while run.saved_updates() < 2:
@@ -240,7 +269,7 @@ def test_sigterm_in_the_middle_of_an_update_saves_what_was_before_it(whole_run: 
     assert 2 <= run.saved_updates() < 5
     assert not any(path.exists() for path in run.outputs)
     run_here(run, params, "--state", str(own_state(run)))
-    assert run.bytes() == whole_run.bytes()
+    assert run.bytes() == any_run.bytes()
 
 
 @pytest.mark.slow
@@ -288,24 +317,24 @@ def test_a_stop_while_ranks_are_starting_is_a_stop_too(training_inputs: Path, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-def test_any_number_of_processes_writes_the_same_bytes(whole_run: Training, tmp_path: Path, processes: int) -> None:
-    run = Training(whole_run.inputs, tmp_path / "run")
-    run.finish(write_params(tmp_path / "params.yaml", processes=processes))
-    assert run.bytes() == whole_run.bytes()
+def test_any_number_of_processes_writes_the_same_bytes(any_run: Training, tmp_path: Path, processes: int) -> None:
+    run = Training(any_run.inputs, tmp_path / "run")
+    run.finish(run.params(tmp_path / "params.yaml", processes=processes))
+    assert run.bytes() == any_run.bytes()
 
 
 @pytest.mark.slow
-def test_accelerate_launch_writes_the_same_bytes(whole_run: Training, tmp_path: Path) -> None:
-    run = Training(whole_run.inputs, tmp_path / "run")
+def test_accelerate_launch_writes_the_same_bytes(any_run: Training, tmp_path: Path) -> None:
+    run = Training(any_run.inputs, tmp_path / "run")
     run.folder.mkdir()
-    _, *script = run.command(write_params(tmp_path / "params.yaml"))
+    _, *script = run.command(run.params(tmp_path / "params.yaml"))
     launch = [
         "accelerate", "launch", "--cpu", "--num_machines", "1", "--num_processes", "2", "--num_cpu_threads_per_process", "1"
     ]  # fmt: skip
     environment = run.environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", GLOO_SOCKET_IFNAME="lo")
     result = subprocess.run([*launch, *script], env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert result.returncode == 0, result.stderr
-    assert run.bytes() == whole_run.bytes()
+    assert run.bytes() == any_run.bytes()
 
 
 def free_port() -> int:
@@ -324,14 +353,14 @@ def machines(runs: list[tuple[Training, list[str]]], params: Path) -> list[subpr
 
 
 @pytest.mark.slow
-def test_two_machines_write_the_same_bytes_on_the_first(whole_run: Training, tmp_path: Path) -> None:
+def test_two_machines_write_the_same_bytes_on_the_first(any_run: Training, tmp_path: Path) -> None:
     """They share no folder: the second one's inputs are copies, and it writes nothing."""
-    shutil.copytree(whole_run.inputs, tmp_path / "copies", symlinks=False)
-    runs = [Training(whole_run.inputs, tmp_path / "first"), Training(tmp_path / "copies", tmp_path / "second")]
-    processes = machines([(run, []) for run in runs], write_params(tmp_path / "params.yaml"))
+    shutil.copytree(any_run.inputs, tmp_path / "copies", symlinks=False)
+    runs = [Training(any_run.inputs, tmp_path / "first"), Training(tmp_path / "copies", tmp_path / "second")]
+    processes = machines([(run, []) for run in runs], runs[0].params(tmp_path / "params.yaml"))
     errors = [process.communicate(timeout=PATIENCE_SECONDS)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
-    assert runs[0].bytes() == whole_run.bytes()
+    assert runs[0].bytes() == any_run.bytes()
     assert list(runs[1].folder.iterdir()) == []
 
 
@@ -359,12 +388,12 @@ def test_one_rank_agrees_with_itself() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("taskset"), reason="taskset (util-linux) is not installed")
-def test_one_core_writes_the_same_bytes(whole_run: Training, tmp_path: Path) -> None:
-    run = Training(whole_run.inputs, tmp_path / "run")
+def test_one_core_writes_the_same_bytes(any_run: Training, tmp_path: Path) -> None:
+    run = Training(any_run.inputs, tmp_path / "run")
     run.folder.mkdir()
-    command = ["taskset", "-c", "0", *run.command(write_params(tmp_path / "params.yaml", processes=2))]
+    command = ["taskset", "-c", "0", *run.command(run.params(tmp_path / "params.yaml", processes=2))]
     subprocess.run(command, env=run.environment(), check=True, capture_output=True, timeout=2 * PATIENCE_SECONDS)
-    assert run.bytes() == whole_run.bytes()
+    assert run.bytes() == any_run.bytes()
 
 
 LONG = SMALL_TRAIN | {
@@ -497,6 +526,17 @@ def test_changed_latents_are_refused(training_inputs: Path, tmp_path: Path) -> N
         run_here(run, write_params(tmp_path / "params.yaml"), "--state", str(own_state(run)))
 
 
+def test_a_model_of_another_family_is_refused(training_inputs: Path, tmp_path: Path) -> None:
+    words = r"base/model_index\.json: a StableDiffusionXLPipeline, but family is cascade"
+    params = write_params(tmp_path / "params.yaml", family="cascade")
+    run = Training(training_inputs, tmp_path / "run")
+    with pytest.raises(StageError, match=words):
+        run_here(run, params)
+    with pytest.raises(StageError, match=words):
+        run_here(run, params, "--dry-run")
+    assert not any(path.exists() for path in run.outputs)
+
+
 def test_latents_of_another_vae_are_refused(training_inputs: Path, tmp_path: Path) -> None:
     inputs = tmp_path / "inputs"
     shutil.copytree(training_inputs, inputs)
@@ -607,7 +647,7 @@ def test_a_dry_run_tells_what_the_run_then_reports(
     train.main(["--params", str(params), *inputs, "--dry-run"])
     text = capsys.readouterr().out
     metrics = json.loads(whole_run.metrics.read_text())
-    assert f"trains      {metrics['trained_numbers']:,} numbers of a LoKr on UNet and both text encoders" in text
+    assert f"trains      {metrics['trained_numbers']:,} numbers of a LoKr on text_encoder and text_encoder_2 and unet;" in text
     with safe_open(whole_run.lokr, framework="pt") as file:
         tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118 - safe_open is no mapping
     assert f"its file has {sum(t.numel() * t.element_size() for t in tensors) / 1e6:,.1f} MB (fp32)" in text

@@ -160,3 +160,70 @@ def test_a_failing_stage_is_an_error(repository: Path, environment: dict[str, st
     result = verify(repository, environment)
     assert result.returncode == 2
     assert "dvc repro failed" in result.stderr
+
+
+def run_recipe(folder: Path, environment: dict[str, str], name: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(VERIFY.with_name("run_recipe.py")), name]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def commit(folder: Path, environment: dict[str, str], message: str) -> None:
+    run_in(folder, environment, "git", "add", "--all")
+    run_in(folder, environment, "git", "commit", "--quiet", "--message", message)
+
+
+@pytest.fixture
+def two_recipes(repository: Path, environment: dict[str, str]) -> Path:
+    """The repository with a second recipe, another rate, whose lock is not there yet."""
+    (repository / "recipes").mkdir()
+    (repository / "recipes" / "fast.yaml").write_text((repository / "params.yaml").read_text().replace("2e-05", "0.5"))
+    (repository / "reports").mkdir()
+    (repository / "reports" / "note.txt").write_text("committed\n")
+    with open(repository / ".gitignore", "a") as ignored:
+        ignored.write("/state/\n")
+    commit(repository, environment, "recipe")
+    return repository
+
+
+def test_a_recipe_beside_the_one_in_place_gets_a_lock_and_is_verified_by_it(
+    two_recipes: Path, environment: dict[str, str]
+) -> None:
+    in_place = {name: (two_recipes / name).read_bytes() for name in ("params.yaml", "dvc.lock", "history.csv", "card.json")}
+    result = run_recipe(two_recipes, environment, "fast")
+    assert result.returncode == 0, result.stderr
+    lock = two_recipes / "recipes" / "fast.lock"
+    assert "lr: 0.5" in lock.read_text()
+    assert {name: (two_recipes / name).read_bytes() for name in in_place} == in_place
+    assert (two_recipes / "state" / "recipe-runs" / "fast" / "history.csv").read_text().endswith("1,0.5\n")
+    commit(two_recipes, environment, "lock")
+    result = verify(two_recipes, environment, "--recipe", "fast")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "all 3 outputs and recipes/fast.lock are equal" in result.stdout
+
+    lock.write_text(lock.read_text().replace(lock.read_text().split("path: card.json")[1].split("md5: ")[1][:32], "a" * 32))
+    commit(two_recipes, environment, "another lock")
+    result = verify(two_recipes, environment, "--recipe", "fast")
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "first difference: stage report, card.json" in result.stdout
+
+
+def test_a_recipes_run_follows_a_commit_and_keeps_what_it_has(two_recipes: Path, environment: dict[str, str]) -> None:
+    assert run_recipe(two_recipes, environment, "fast").returncode == 0
+    (two_recipes / "report.py").write_text(REPORT.replace('"rows"', '"lines"'))
+    commit(two_recipes, environment, "another report")
+    result = run_recipe(two_recipes, environment, "fast")
+    assert result.returncode == 0, result.stderr
+    assert "Stage 'train' didn't change" in result.stdout
+    assert "lines" in (two_recipes / "state" / "recipe-runs" / "fast" / "card.json").read_text()
+
+
+def test_a_recipe_without_a_lock_cannot_be_verified(two_recipes: Path, environment: dict[str, str]) -> None:
+    result = verify(two_recipes, environment, "--recipe", "fast")
+    assert result.returncode == 2
+    assert "recipes/fast.lock: not found; `make recipe-lock NAME=fast` runs the recipe" in result.stderr
+
+
+def test_a_recipe_that_is_not_there_is_refused(two_recipes: Path, environment: dict[str, str]) -> None:
+    result = run_recipe(two_recipes, environment, "slow")
+    assert result.returncode == 2
+    assert "recipes/slow.yaml: no such recipe" in result.stderr

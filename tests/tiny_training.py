@@ -11,7 +11,7 @@ from typing import Any
 import repro  # noqa: F401 - fixes the numeric environment
 from repro.hashing import sha256_json, write_manifest
 from repro.outputs import whole_folder
-from repro.params import load_params, read_yaml
+from repro.params import FamilyName, load_params, read_yaml
 from repro.tensorfile import write_tensors
 
 import polars as pl
@@ -23,32 +23,44 @@ from training.loop import Job
 
 REPOSITORY = Path(__file__).parent.parent
 BUCKETS = {(64, 64): 13, (48, 80): 6}
-VAE_FACTOR = 4
+# Pixels a side of one of the latents of small_sdxl.py and small_cascade.py.
+STRIDES: dict[FamilyName, int] = {"sdxl": 4, "cascade": 8}
 SMALL_TRAIN = {
     "virtual_ranks": 4, "batch_size": 8, "micro_batch_size": 2, "updates": 5, "warmup_updates": 2, "save_every": 1,
     "checkpoints": {"every": 1, "keep_last": 1, "keep_every": 2},
     "pictures": {
         "every": 3, "prompts": ["1girl, smile", "twintails"], "negative_prompt": "", "sampler": "euler", "steps": 2,
-        "guidance": 4.0, "width": 32, "height": 48, "original_width": 96, "original_height": 144,
+        "guidance": 4.0, "width": 32, "height": 48, "original_width": 96, "original_height": 144, "decoder": None,
     },
+}  # fmt: skip
+# What of the sample recipe and of SMALL_TRAIN has another value in a recipe of Stable Cascade.
+CASCADE_TRAIN = {"min_snr_gamma": None, "noise_offset": 0.0, "adaptive_loss_weight": True}
+CASCADE_PICTURES = {
+    "sampler": "ddpm", "width": 64, "height": 64, "original_width": None, "original_height": None,
+    "decoder": {"steps": 2, "guidance": 1.0},
 }  # fmt: skip
 
 
+def family_of(base: Path) -> FamilyName:
+    return "cascade" if (base / "prior").is_dir() else "sdxl"
+
+
 def write_latents(folder: Path, base: Path, nan_post: int | None = None) -> Path:
-    """A latents folder of two buckets with 13 and 6 images that says it was encoded by the VAE of `base`; `nan_post` gets a
-    latent that is not a number."""
-    draw = torch.Generator().manual_seed(5)
+    """A latents folder of two buckets with 13 and 6 images that says it was encoded by the image encoder of `base`; `nan_post`
+    gets a latent that is not a number. Stable Cascade's encoder gives no deviations."""
+    draw, family = torch.Generator().manual_seed(5), family_of(base)
     metadata = {VAE_KEY: vae_digest(base)}
     with whole_folder(folder) as new:
         rows: list[dict[str, Any]] = []
         for number, ((width, height), count) in enumerate(BUCKETS.items()):
-            shape = (count, 4, height // VAE_FACTOR, width // VAE_FACTOR)
+            shape = (count, 4, height // STRIDES[family], width // STRIDES[family])
             ids = [1000 * (number + 1) + 7 * i for i in range(count)]
             mean, std = torch.randn(shape, generator=draw), torch.rand(shape, generator=draw) * 0.1
             if nan_post in ids:
                 mean[ids.index(nan_post), 0, 0, 0] = float("nan")
             shard = f"latents-{number:05d}.safetensors"
-            write_tensors(new / shard, {"mean": mean, "std": std, "ids": torch.tensor(ids)}, metadata)
+            deviations = {"std": std} if family == "sdxl" else {}
+            write_tensors(new / shard, {"mean": mean, **deviations, "ids": torch.tensor(ids)}, metadata)
             size = {"bucket_width": width, "bucket_height": height, "original_width": 3 * width, "original_height": 2 * height}
             rows += [
                 {"id": post, "shard": shard, "row": row, **size, "crop_left": 2 * row, "crop_top": row}
@@ -85,13 +97,28 @@ def sample_values() -> dict[str, Any]:
     return copy.deepcopy(read_yaml(recipe.read_text(), recipe.name))
 
 
+def family_values(family: FamilyName) -> dict[str, Any]:
+    """The sample recipe's parameters as plain values, for another family as far as it must be."""
+    values = sample_values() | {"family": family}
+    values["train"] |= SMALL_TRAIN
+    if family == "cascade":
+        values["train"] |= CASCADE_TRAIN | {"pictures": SMALL_TRAIN["pictures"] | CASCADE_PICTURES}
+        values["evaluate"]["generation"] |= CASCADE_PICTURES
+    return values
+
+
 def write_params(
-    path: Path, processes: int = 1, te_lr: float = 0.0005, runtime: dict[str, Any] | None = None, **train: Any
+    path: Path,
+    processes: int = 1,
+    te_lr: float = 0.0005,
+    runtime: dict[str, Any] | None = None,
+    family: FamilyName = "sdxl",
+    **train: Any,
 ) -> Path:
     """A parameter file: the sample recipe at five small updates, with keys of `train` and of `runtime` replaced."""
-    values = sample_values()
+    values = family_values(family)
     values["te_lr"] = te_lr
-    values["train"].update(SMALL_TRAIN | train)
+    values["train"].update(train)
     values["runtime"].update({"processes": processes, "tensorboard": None} | (runtime or {}))
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
@@ -100,7 +127,7 @@ def write_params(
 def job_of(inputs: Path, folder: Path, processes: int = 1, **changes: Any) -> Job:
     """A run of the loop in this process, with its state in `folder`, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    params = load_params(write_params(folder / "params.yaml", processes, **changes))
+    params = load_params(write_params(folder / "params.yaml", processes, family=family_of(inputs / "base"), **changes))
     return Job(params, inputs / "base", inputs / "latents", inputs / "captions", folder)
 
 
@@ -134,6 +161,10 @@ class Training:
     @property
     def outputs(self) -> tuple[Path, ...]:
         return self.lokr, self.checkpoints, self.pictures, self.history, self.metrics
+
+    def params(self, path: Path, processes: int = 1, **changes: Any) -> Path:
+        """`write_params` for the inputs' family."""
+        return write_params(path, processes, family=family_of(self.inputs / "base"), **changes)
 
     def arguments(self, params: Path, *more: str) -> list[str]:
         named = {

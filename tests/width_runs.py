@@ -45,7 +45,7 @@ def record(jobs: Iterable[Job], ranks: Ranks) -> None:
         state = trainer.first_state()
         while len(state.history) < trainer.updates:
             trainer.update(state, StopRequest())
-        save_state(job.state, ranks, trainer.flat, trainer.optimizer, state)
+        save_state(job.state, ranks, trainer.flat, trainer.optimizer, state, trainer.loss_weights.state)
         (job.state / f"weights.{ranks.rank}").write_bytes(trainer.flat.weights.numpy().tobytes())
 
 

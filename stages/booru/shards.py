@@ -41,8 +41,9 @@ def row_lines(frame: pl.DataFrame) -> bytes:
 
 
 def values_digest(frame: pl.DataFrame) -> str:
-    """sha256 of the frame's values, column by column: of each its name and type, where it is null, and its numbers,
-    its texts or bytes with their lengths, or its lists' lengths and values. Neither chunks nor the file format count."""
+    """sha256 of the frame's values, column by column: of each its name and type, where it is null, and its numbers (floats
+    by their bits), its texts or bytes with their lengths, or its lists' lengths and values. Neither chunks nor the file
+    format count."""
     digest = hashlib.sha256()
     for column in frame.get_columns():
         _digest_values(digest, column)
@@ -65,6 +66,8 @@ def _digest_values(digest: "hashlib._Hash", column: pl.Series) -> None:
             _digest_numbers(digest, column.fill_null(False).cast(pl.UInt8))
         case kind if kind.is_integer():
             _digest_numbers(digest, column.fill_null(0))
+        case pl.Float32 | pl.Float64:
+            _digest_numbers(digest, column.fill_null(0.0))
         case kind:
             raise TypeError(f"column {column.name}: values of {kind} have no digest")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from repro.errors import StageError
+from repro.errors import StageError, first_problem
 from repro.hashing import sha256_file
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -76,8 +76,7 @@ def read_result(path: Path, model: str | None) -> EarlierResult:
     try:
         record = _Record.model_validate_json(record_path.read_bytes())
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise StageError(f"{record_path}: {where}: {error.errors()[0]['msg']}; expected what evaluate_ccip.py writes") from None
+        raise StageError(f"{record_path}: {first_problem(error)}; expected what evaluate_ccip.py writes") from None
     for file, digest in ((path, record.ccip_json), (table_path, record.characters_csv)):
         if sha256_file(file) != digest:
             raise StageError(f"{file}: not the file that {record_path.name} names; take all files of one run")

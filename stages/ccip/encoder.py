@@ -13,10 +13,13 @@ from pathlib import Path
 
 from repro.errors import StageError
 from repro.hashing import sha256_file
+from repro.onnx import open_session
 
 import numpy as np
 import onnxruntime
 from PIL import Image
+
+from booru.images.on_white import on_white
 
 FEATURE_MODEL, METRICS_MODEL, METRICS = "model_feat.onnx", "model_metrics.onnx", "metrics.json"
 FILES = (FEATURE_MODEL, METRICS_MODEL, METRICS)
@@ -107,59 +110,15 @@ def read_threshold(path: Path) -> float:
     return threshold
 
 
-def open_session(path: Path, optimise: bool = True) -> onnxruntime.InferenceSession:
-    """An ONNX model on one CPU thread, with all of ONNX Runtime's graph optimisations or with none.
-
-    Raises:
-        StageError: no such file, or ONNX Runtime cannot load it.
-    """
-    _require_file(path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own classes share no base but Exception
-        reason = str(error).strip().splitlines()[0]
-        raise StageError(f"{path}: ONNX Runtime cannot load this model ({reason}); fetch or make it again") from None
-
-
 def model_input(image: Image.Image) -> np.ndarray:
     """A picture as the feature model takes it: float32 [1, 3, 384, 384].
 
     The aspect ratio is squashed and EXIF rotation ignored, as in dghs-imgutils 0.19.0
     (`imgutils.metrics.ccip`, `imgutils.data.load_image`), whose bits these are.
     """
-    image = _on_white(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    image = on_white(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     channels = np.asarray(image, dtype=np.uint8).transpose(2, 0, 1).astype(np.float32) / 255.0
     return ((channels - CHANNEL_MEAN) / CHANNEL_STD).astype(np.float32)[np.newaxis]
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """The picture as RGB; what is transparent shows white."""
-    if _may_be_transparent(image):
-        canvas = Image.new("RGBA", image.size, "white")
-        try:
-            canvas.paste(image, mask=image)
-        except ValueError:
-            # A palette picture is no mask; the reference then drops its transparency.
-            canvas = image
-        image = canvas
-    return image.convert("RGB")
-
-
-def _may_be_transparent(image: Image.Image) -> bool:
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        return True
-    if image.palette is None:
-        return False
-    try:
-        image.palette.copy().getcolor((0, 0, 0, 0))
-    except ValueError:
-        return False
-    return True
 
 
 def _require_file(path: Path) -> None:

@@ -24,7 +24,7 @@ STAGES = Path(__file__).parents[1]
 # All code that opens, decodes and encodes pictures, below STAGES: features made by other code are not continued.
 ENCODING_CODE = (
     "booru/images", "ccip/encoder.py", "ccip/features.py", "ccip/folders.py", "ccip/score.py", "ccip/sources.py",
-    "generation/picture_folder.py",
+    "generation/picture_folder.py", "repro/onnx.py",
 )  # fmt: skip
 
 

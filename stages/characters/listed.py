@@ -33,9 +33,10 @@ def listed_references(
     faults = _faults([post for entry in listed.characters for post in entry.posts], settings, training, index)
     chosen: list[Reference] = []
     skipped = {one.character: one for one in listed.skipped}
-    for name in sorted((entries.keys() | set(wanted)) - skipped.keys()):
+    named = set(wanted)
+    for name in sorted((entries.keys() | named) - skipped.keys()):
         entry = entries.get(name)
-        if reason := _reason_to_skip(entry, name in wanted, faults, counts.get(name, 0), settings):
+        if reason := _reason_to_skip(entry, name in named, faults, counts.get(name, 0), settings):
             skipped[name] = Skipped(name, reason)
         else:
             fit = tuple(post for post in entry.posts if post not in faults)

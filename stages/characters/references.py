@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from repro.errors import StageError
+from repro.errors import StageError, first_problem
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -92,9 +92,7 @@ def read_references(path: Path) -> ReferenceList:
     try:
         content = _File.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise StageError(f"{path}: {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}") from None
+        raise StageError(f"{path}: {first_problem(error)}") from None
     unknown = sorted({character for character, _ in content.held_out} - content.characters.keys())
     if unknown:
         raise StageError(f"{path}: held_out names '{unknown[0]}', which is not among the characters")

@@ -1,10 +1,11 @@
 """What the training data says of characters: how many pictures each has, who draws it, and which pictures were learned."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from repro.errors import StageError
+from repro.errors import StageError, first_problem
 from repro.params import References
 
 import numpy as np
@@ -12,6 +13,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from booru.captioning.captions import WORDS_FILE
+from booru.captioning.named_characters import CHARACTERS_COLUMN, CHARACTERS_FILE
 from booru.images.archives import ImageIndex
 from booru.selection.distinct import sorted_distinct
 from booru.shards import numbered_frames, shard_files
@@ -39,9 +41,7 @@ def read_training_counts(path: Path) -> dict[str, int]:
     try:
         found = TypeAdapter(dict[str, _Counted]).validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise StageError(f"{path}: {where + ': ' if where else ''}{first['msg']}; the caption stage writes it") from None
+        raise StageError(f"{path}: {first_problem(error)}; the caption stage writes it") from None
     return {name: counted.posts for name, counted in found.items()}
 
 
@@ -98,8 +98,21 @@ class TrainingPictures:
         return among(ids.to_numpy(), self.ids) | among(digest_numbers(sha256), self.files)
 
 
+@dataclass(frozen=True)
+class _Names:
+    """What a column of the captions' shards counts in: by its numbers the booru's names, and which ones are characters' and
+    which ones are artists' (bool)."""
+
+    column: str
+    names: pl.Series
+    is_character: np.ndarray
+    is_artist: np.ndarray
+
+
 class NamingCaptions:
     """The training captions with the characters and artists that they name.
+
+    Artists are known of captions of metadata alone: taggers tell none, and profiles with expanded names have none.
 
     Args:
         captions: folder of the caption stage; tags: the tag table from which these captions were made; characters: names
@@ -111,19 +124,20 @@ class NamingCaptions:
 
     def __init__(self, captions: Path, tags: pl.DataFrame, characters: Sequence[str]):
         self._files = shard_files(captions, PREFIX)
-        self._words = _words_of_tags(captions, tags)
-        self._names = tags["name"]
+        words = _words_of_tags(captions, tags)
+        listed = Path(captions) / CHARACTERS_FILE
+        found = _listed_names(listed) if listed.exists() else _names_among_words(words, tags)
+        self._column, self._names, self._is_artist = found.column, found.names, found.is_artist
         number_of = {name: number for number, name in enumerate(characters)}
-        named = tags["name"].replace_strict(number_of, default=-1, return_dtype=pl.Int64).to_numpy()
-        self._number = np.where(tags["type"].to_numpy() == TAG_TYPES.index("character"), named, -1)
-        self._is_artist = tags["type"].to_numpy() == TAG_TYPES.index("artist")
+        named = found.names.replace_strict(number_of, default=-1, return_dtype=pl.Int64).to_numpy()
+        self._number = np.where(found.is_character, named, -1)
         self._characters = len(characters)
 
     def artists(self, most: int) -> list[tuple[str, ...]]:
         """By character the artists of the captions that name it: at most `most`, by captions (descending), then by name."""
         counts = TagCounts()
-        for _, posts in numbered_frames(self._files, ["keep"]):
-            rows, tags = tag_hits(posts["keep"], self._in_words((self._number >= 0) | self._is_artist))
+        for _, posts in numbered_frames(self._files, [self._column]):
+            rows, tags = tag_hits(posts[self._column], (self._number >= 0) | self._is_artist)
             is_artist = self._is_artist[tags]
             left, right = _pairs_in_rows(rows[~is_artist], rows[is_artist])
             counts.add(self._number[tags[~is_artist]][left], tags[is_artist][right])
@@ -137,18 +151,27 @@ class NamingCaptions:
     def pictures(self, chosen: Collection[int], index: ImageIndex, columns: Sequence[str]) -> pl.DataFrame:
         """Columns character (i32, its number) and these of the image index, of the pictures of the captions that name one
         of the chosen characters; pictures that cannot be read are left out."""
-        wanted = self._in_words(np.isin(self._number, list(chosen)))
+        wanted = np.isin(self._number, list(chosen))
         found = []
-        for _, posts in numbered_frames(self._files, ["id", "keep"]):
-            rows, tags = tag_hits(posts["keep"], wanted)
+        for _, posts in numbered_frames(self._files, ["id", self._column]):
+            rows, tags = tag_hits(posts[self._column], wanted)
             naming = pl.DataFrame({"id": posts["id"].gather(rows), "character": self._number[tags].astype(np.int32)})
             pictures = index.join_to(naming.select(pl.col("id").unique(maintain_order=True)), columns).drop_nulls()
             found.append(naming.join(pictures, on="id", how="inner", maintain_order="left").drop("id"))
         return pl.concat(found)
 
-    def _in_words(self, tags: np.ndarray) -> np.ndarray:
-        """A bool by row of the tag table as one by word of the captions: those of the tag table come first, in its order."""
-        return np.append(tags, np.zeros(self._words - len(tags), dtype=bool))
+
+def _listed_names(path: Path) -> _Names:
+    """Of captions that have a column for their characters."""
+    names = pl.read_parquet(path)["name"]
+    return _Names(CHARACTERS_COLUMN, names, np.ones(len(names), dtype=bool), np.zeros(len(names), dtype=bool))
+
+
+def _names_among_words(words: int, tags: pl.DataFrame) -> _Names:
+    """Of captions whose kept part has the tags themselves: of all `words`, those of the tag table come first, in its order."""
+    kinds = np.append(tags["type"].to_numpy(), np.full(words - tags.height, -1))
+    is_character, is_artist = (kinds == TAG_TYPES.index(kind) for kind in ("character", "artist"))
+    return _Names("keep", tags["name"].extend_constant(None, words - tags.height), is_character, is_artist)
 
 
 def _words_of_tags(captions: Path, tags: pl.DataFrame) -> int:
@@ -156,7 +179,7 @@ def _words_of_tags(captions: Path, tags: pl.DataFrame) -> int:
     words = pl.read_parquet(Path(captions) / WORDS_FILE)["word"]
     of_tags, spoken = words.head(tags.height), caption_names(tags["name"]).fill_null("")
     other = ~tags["type"].is_in([TAG_TYPES.index("character"), TAG_TYPES.index("artist")])
-    # A tag that the caption profile leaves out has no word.
+    # A tag that the caption profile leaves out or expands has no word.
     if len(of_tags) < tags.height or not ((of_tags == spoken) | (of_tags == "") | other).all():
         raise StageError(
             f"{captions}: these captions were not made from the tag table of evaluate.references.source;"

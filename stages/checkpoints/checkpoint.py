@@ -1,4 +1,4 @@
-"""A checkpoint in any layout, read as if it were SDXL's single file: header first, then any run of elements."""
+"""A checkpoint in any layout, read as if it were its family's single file: header first, then any run of elements."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,30 +9,24 @@ from repro.tensorfile import TensorSpec, tensor_bytes, torch_dtypes
 
 import torch
 
+from checkpoints.cascade_names import BARE_PARTS, EARLIER_PROJECTION, IN_PROJ, POOLED_MAPPER_OF_STAGE_B, PROJECTION
 from checkpoints.diffusers_folder import DiffusersFolder, FolderConfigs, open_folder
-from checkpoints.keymap import (
-    LOGIT_SCALE,
-    LOGIT_SCALE_VALUE,
-    Architecture,
-    Layout,
-    Part,
-    SingleTensor,
-    component_of,
-    to_single_file,
-)
+from checkpoints.keymap import LOGIT_SCALE_VALUE, Part, SingleTensor, to_single_file
+from checkpoints.model_family import CASCADE, SDXL, ModelFamily, family_of_names
 from checkpoints.schedule import MARKERS, Schedule
 from checkpoints.tensor_reader import TensorFile, runs
 
 PIECE = 1 << 18
 
-# What no SDXL single file holds: the beginnings of other models' tensor names.
+# What no single file of the families holds: the beginnings of other models' tensor names.
 STRANGERS = {
     "cond_stage_model.": "Stable Diffusion 1 or 2",
     "conditioner.embedders.0.model.": "the SDXL refiner",
     "model.diffusion_model.joint_blocks.": "Stable Diffusion 3",
     "model.diffusion_model.double_blocks.": "Flux",
     "double_blocks.": "Flux",
-    "clip_txt_pooled_mapper.": "Stable Cascade, stage C",
+    f"model.diffusion_model.{POOLED_MAPPER_OF_STAGE_B}.": "Stable Cascade, stage B, which is passed through and never merged",
+    f"{POOLED_MAPPER_OF_STAGE_B}.": "Stable Cascade, stage B, which is passed through and never merged",
     "down_blocks.": "one part of a diffusers folder; name the folder itself",
     "text_model.": "one part of a diffusers folder; name the folder itself",
     "encoder.": "one part of a diffusers folder; name the folder itself",
@@ -42,14 +36,15 @@ STRANGERS = {
 
 
 class Checkpoint:
-    """One model of a merge. `specs` has all tensors by single-file name; `configs` is None for a single file.
+    """One model of a merge. `specs` has all tensors by single-file name of its `family`; `configs` is None for a single file.
 
-    `marked` is what a single file's marker tensors say (they are no part of `specs`); None without any, and for a folder.
+    A file of Stability AI's with stage C or the image encoder alone is read as that part of a single file. `marked` is what a
+    single file's marker tensors say (they are no part of `specs`); None without any, and for a folder.
 
     Args:
         source: a single file, a diffusers folder, or such a folder opened already.
     Raises:
-        StageError: no such file or folder, not whole, or not an SDXL checkpoint.
+        StageError: no such file or folder, not whole, or not a checkpoint of a family.
     """
 
     def __init__(self, source: Path | DiffusersFolder):
@@ -59,17 +54,15 @@ class Checkpoint:
         self.marked: Schedule | None = None
         if is_open or self.path.is_dir():
             folder = source if is_open else open_folder(self.path)
-            self.configs = folder.configs
+            self.configs, self.family = folder.configs, folder.configs.family
             self._tensors = folder.tensors
             self._single = self._of_folder(folder)
             self._digest: str | None = folder.sha256
         else:
             file = TensorFile(self.path)
-            _refuse_strangers(file)
+            self._tensors = {"": {name: (file, name) for name in file.specs}}
+            self.family, self._single = _of_single_file(file)
             self.marked = Schedule.from_markers(file.specs)
-            specs = {name: spec for name, spec in file.specs.items() if name not in MARKERS}
-            self._tensors = {"": {name: (file, name) for name in specs}}
-            self._single = {name: SingleTensor(spec, (Part("", name, "same"),)) for name, spec in specs.items()}
             self._digest = None
         self.specs: Mapping[str, TensorSpec] = {name: tensor.spec for name, tensor in self._single.items()}
 
@@ -79,7 +72,7 @@ class Checkpoint:
             for component, tensors in folder.tensors.items()
         }
         try:
-            return to_single_file(specs, Layout(Architecture.from_configs(folder.configs.configs)))
+            return to_single_file(specs, self.family.layout(folder.configs.configs))
         except StageError as error:
             raise StageError(f"{self.path}: {error}") from None
 
@@ -93,7 +86,7 @@ class Checkpoint:
     def read(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Elements start to stop of a tensor in single-file form: one dimension, in the type of its spec."""
         tensor = self._single[name]
-        if name == LOGIT_SCALE and not tensor.parts:
+        if not tensor.parts:  # logit_scale, which folders lack
             return torch.full((stop - start,), LOGIT_SCALE_VALUE, dtype=torch.float32).to(torch_dtypes()[tensor.spec.dtype])
         if len(tensor.parts) == 1:
             return self._read_part(tensor.parts[0], start, stop)
@@ -126,15 +119,37 @@ class Checkpoint:
         return file.read(name, start, stop)
 
 
+def _of_single_file(file: TensorFile) -> tuple[ModelFamily, dict[str, SingleTensor]]:
+    """The family of a file, and its tensors under the names that its family's single files have today.
+
+    Raises:
+        StageError: a tensor of another kind of model, or none of a family's.
+    """
+    before = next((prefix for mark, prefix in BARE_PARTS.items() if mark in file.specs), "")
+    if before and not any(f".attention.{matrix}." in name for name in file.specs for matrix in IN_PROJ):
+        return CASCADE, {before + name: _as_it_is(name, spec) for name, spec in file.specs.items()}
+    _refuse_strangers(file)
+    family = family_of_names(file.specs)
+    single = {name: _as_it_is(name, spec) for name, spec in file.specs.items() if name not in MARKERS}
+    if family is CASCADE and EARLIER_PROJECTION in single:
+        spec = single.pop(EARLIER_PROJECTION).spec
+        single[PROJECTION] = SingleTensor(TensorSpec(spec.dtype, spec.shape[::-1]), (Part("", EARLIER_PROJECTION, "transposed"),))
+    return family, single
+
+
+def _as_it_is(name: str, spec: TensorSpec) -> SingleTensor:
+    return SingleTensor(spec, (Part("", name, "same"),))
+
+
 def _refuse_strangers(file: TensorFile) -> None:
     """Raises:
-    StageError: a tensor of another kind of model, or none of SDXL's."""
+    StageError: a tensor of another kind of model, or none of a family's."""
     for prefix, kind in STRANGERS.items():
         found = next((name for name in file.specs if name.startswith(prefix)), None)
         if found is not None:
-            raise StageError(f"{file.path}: not an SDXL checkpoint: it holds '{found}' ({kind})")
-    if not any(component_of(name) for name in file.specs):
+            raise StageError(f"{file.path}: not an SDXL or Stable Cascade checkpoint: it holds '{found}' ({kind})")
+    if not any(family.component_of(name) for name in file.specs for family in (SDXL, CASCADE)):
         raise StageError(
-            f"{file.path}: not an SDXL checkpoint: none of its {len(file.specs)} tensors is of model.diffusion_model,"
-            " conditioner.embedders or first_stage_model"
+            f"{file.path}: not an SDXL or Stable Cascade checkpoint: none of its {len(file.specs)} tensors is of"
+            " model.diffusion_model, conditioner.embedders, first_stage_model, text_encoder.clip_g or vae.encoder"
         )

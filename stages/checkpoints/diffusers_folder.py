@@ -1,55 +1,50 @@
-"""An SDXL model as a diffusers folder: opening one, and writing one canonically, tensor by tensor."""
+"""A model as a diffusers folder: opening one, and writing one canonically, tensor by tensor."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from repro.errors import StageError
-from repro.hashing import MANIFEST_NAME, check_manifest, remembered_sha256, sha256_json, write_manifest
+from repro.hashing import MANIFEST_NAME, check_manifest, hash_tree, remembered_sha256, sha256_json, write_manifest
 from repro.outputs import json_text, whole_folder
 from repro.tensorfile import TensorSpec, stream_tensors
 
 import torch
 
-from checkpoints.keymap import canonical_text_name
+from checkpoints.keymap import TEXT_ENCODERS, canonical_text_name
+from checkpoints.model_family import MODEL_FAMILIES, ModelFamily
 from checkpoints.schedule import Schedule
-from checkpoints.sdxl_shapes import expected_shapes
 from checkpoints.tensor_reader import HeldTensors, TensorFile
 
-PIPELINE = "StableDiffusionXLPipeline"
-WEIGHTS = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-    "text_encoder_2": "model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-}
-SDXL_RESOLUTION = 1024
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-TOKENIZERS = ("tokenizer", "tokenizer_2")
+DEFAULT_RESOLUTION = 1024
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 # Names of folders on the machine that saved the model: they change nothing and tell on it.
 PRIVATE_KEYS = ("_name_or_path",)
-# A constant 0..76 that older transformers saved; only the first text encoder's has a place in a single file.
+# A constant 0..76 that older transformers saved; SDXL's second text encoder's has no place in a single file.
 UNUSED = {"text_encoder_2": "text_model.embeddings.position_ids"}
 
 
 @dataclass(frozen=True)
 class FolderConfigs:
-    """All of a diffusers folder that is not weights: `configs` by component, and "scheduler"."""
+    """All of a diffusers folder that is not weights: `configs` by component, and "scheduler"; the folders that are `copied` as
+    they are, by their names in the family's folder."""
 
     folder: Path
+    family: ModelFamily
     configs: dict[str, dict[str, Any]]
+    copied: Mapping[str, Path]
 
     @property
     def resolution(self) -> int:
-        """Pixels a side that the UNet's config states; SDXL's where it states none."""
-        vae_factor = 2 ** (len(self.configs["vae"]["down_block_types"]) - 1)
-        size = self.configs["unet"].get("sample_size")
-        return size * vae_factor if isinstance(size, int) else SDXL_RESOLUTION
+        """Pixels a side that a UNet's config states; both families' own where it states none."""
+        size = self.configs.get("unet", {}).get("sample_size")
+        if not isinstance(size, int):
+            return DEFAULT_RESOLUTION
+        return size * 2 ** (len(self.configs["vae"]["down_block_types"]) - 1)
 
     @property
     def schedule(self) -> Schedule:
@@ -94,40 +89,44 @@ class DiffusersFolder:
         return replace(self, tensors=changed)
 
 
-def read_configs(folder: Path) -> FolderConfigs:
-    """Read the configs of an SDXL diffusers folder; its weights need not be there.
+def read_configs(folder: Path, families: Sequence[ModelFamily] = tuple(MODEL_FAMILIES.values())) -> FolderConfigs:
+    """Read the configs of a diffusers folder of one of the families; its weights need not be there.
 
     Raises:
-        StageError: not an SDXL pipeline's folder, or a config or tokenizer is missing or broken.
+        StageError: not such a pipeline's folder, or a config or tokenizer is missing or broken.
     """
     folder = Path(folder)
-    pipeline = _read_json(folder / "model_index.json").get("_class_name")
-    if pipeline != PIPELINE:
-        raise StageError(f"{folder}: its model_index.json says {pipeline}; expected a folder of {PIPELINE}")
-    configs = {component: _read_json(folder / component / "config.json") for component in WEIGHTS}
-    configs["scheduler"] = _read_json(folder / SCHEDULER_CONFIG)
-    for tokenizer in TOKENIZERS:
+    pipeline = read_json(folder / "model_index.json").get("_class_name")
+    family = next((family for family in families if family.pipeline == pipeline), None)
+    if family is None:
+        expected = " or ".join(family.pipeline for family in families)
+        raise StageError(f"{folder}: its model_index.json says {pipeline}; expected a folder of {expected}")
+    present = [part for part in family.weights if part not in family.optional or (folder / part).is_dir()]
+    configs = {component: read_json(folder / component / "config.json") for component in present}
+    configs["scheduler"] = read_json(folder / SCHEDULER_CONFIG)
+    for tokenizer in family.tokenizers:
         for name in TOKENIZER_FILES:
             if not (folder / tokenizer / name).is_file():
                 raise _missing(folder / tokenizer / name)
-    expected_shapes(configs, str(folder))
-    return FolderConfigs(folder, configs)
+    family.expected_shapes(configs, str(folder))
+    copied = {name: folder / name for name in family.passed_through if (folder / name / "model_index.json").is_file()}
+    return FolderConfigs(folder, family, configs, copied)
 
 
-def open_folder(folder: Path) -> DiffusersFolder:
-    """Open an SDXL diffusers folder; a folder with a manifest is checked against it.
+def open_folder(folder: Path, families: Sequence[ModelFamily] = tuple(MODEL_FAMILIES.values())) -> DiffusersFolder:
+    """Open a diffusers folder of one of the families; a folder with a manifest is checked against it.
 
     Raises:
-        StageError: not an SDXL pipeline's folder, or a file of it is missing, broken or changed.
+        StageError: not such a pipeline's folder, or a file of it is missing, broken or changed.
     """
-    configs = read_configs(folder)
-    folder = configs.folder
+    configs = read_configs(folder, families)
+    folder, family = configs.folder, configs.family
     manifest = check_manifest(folder)["files"] if (folder / MANIFEST_NAME).exists() else {}
     tensors: dict[str, dict[str, tuple[TensorFile, str]]] = {}
     hashes = {}
-    for component, file in WEIGHTS.items():
+    for component in present_components(configs):
         found = tensors[component] = {}
-        paths, promised = _weight_files(folder / component / file)
+        paths, promised = _weight_files(folder / component / family.weights[component])
         for path in paths:
             relative = str(path.relative_to(folder))
             weights = TensorFile(path)
@@ -151,7 +150,7 @@ def _weight_files(path: Path) -> tuple[list[Path], set[str]]:
     if path.is_file():
         return [path], set()
     if index.is_file():
-        shards = _read_json(index).get("weight_map")
+        shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
             raise StageError(f"{index}: no weight_map that names the shards")
         return [path.with_name(Path(name).name) for name in sorted(set(shards.values()))], set(shards)
@@ -165,19 +164,21 @@ def write_folder(
     configs: FolderConfigs,
     models: Mapping[str, Mapping[str, TensorSpec]],
     chunks: Callable[[str, str], Iterable[memoryview]],
+    beside: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a diffusers folder with the configs, scheduler and tokenizers of `configs`, whole, with a manifest.
+    """Write a diffusers folder with the configs, scheduler, tokenizers and copied folders of `configs`, whole, with a manifest.
 
-    JSON is written with sorted keys and without the saving machine's folder names; tokenizers are copied byte for byte.
+    JSON is written with sorted keys and without the saving machine's folder names; what is copied stays as it is, byte for byte.
 
     Args:
         models: {component: {name: spec}}. chunks: gives a tensor's bytes by component and name, see `stream_tensors`.
+        beside: writes what else shall stand in the folder, which it is given.
     """
     with whole_folder(target) as folder:
-        index = _read_json(configs.folder / "model_index.json")
-        (folder / "model_index.json").write_text(_canonical(index))
+        (folder / "model_index.json").write_text(_canonical(_index_of_what_is_written(configs)))
         digests = {}
-        for component, file in WEIGHTS.items():
+        for component in present_components(configs):
+            file = configs.family.weights[component]
             (folder / component).mkdir()
             config = _with_dtype(configs.configs[component], models[component])
             (folder / component / "config.json").write_text(_canonical(config))
@@ -187,11 +188,40 @@ def write_folder(
                 lambda name, component=component: chunks(component, name),
                 lambda _: {"format": "pt"},
             )
-        for tokenizer in TOKENIZERS:
+        for tokenizer in configs.family.tokenizers:
             shutil.copytree(configs.folder / tokenizer, folder / tokenizer, copy_function=shutil.copyfile)
         (folder / SCHEDULER_CONFIG).parent.mkdir()
         (folder / SCHEDULER_CONFIG).write_text(_canonical(configs.configs["scheduler"]))
+        for name, source in configs.copied.items():
+            _copy_pipeline(source, folder / name)
+            digests[name] = sha256_json(hash_tree(folder / name))
+        if beside:
+            beside(folder)
         write_manifest(folder, sha256_json(digests))
+
+
+def present_components(configs: FolderConfigs) -> list[str]:
+    """The components that the folder has, in the family's order."""
+    return [component for component in configs.family.weights if component in configs.configs]
+
+
+def _index_of_what_is_written(configs: FolderConfigs) -> dict[str, Any]:
+    """The source's model_index.json, with null for optional parts that are not written (a prior's CLIP image encoder)."""
+    written = {*present_components(configs), *configs.family.tokenizers, "scheduler"}
+    index = read_json(configs.folder / "model_index.json")
+    return {
+        key: [None, None] if isinstance(value, list) and len(value) == 2 and key not in written else value
+        for key, value in index.items()
+    }
+
+
+def _copy_pipeline(source: Path, target: Path) -> None:
+    """Copy a pipeline's model_index.json and the folders that it names: published folders hold other models beside them."""
+    target.mkdir()
+    shutil.copyfile(source / "model_index.json", target / "model_index.json")
+    for name, component in sorted(read_json(source / "model_index.json").items()):
+        if isinstance(component, list) and component[0] is not None:
+            shutil.copytree(source / name, target / name, copy_function=shutil.copyfile)
 
 
 def _with_dtype(config: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
@@ -216,10 +246,10 @@ def _canonical(config: Mapping[str, Any]) -> str:
 
 
 def _missing(path: Path) -> StageError:
-    return StageError(f"{path}: missing; expected the diffusers folder of an SDXL model")
+    return StageError(f"{path}: missing; expected the diffusers folder of a whole model")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise _missing(path)
     try:

@@ -8,27 +8,35 @@ from pathlib import Path
 from typing import get_args
 
 from repro.errors import StageError
-from repro.params import FORMULA_NAME, FormulaSection, Models
+from repro.params import FORMULA_NAME, FamilyName, FormulaSection, Models
 
 from checkpoints.diffusers_folder import FolderConfigs, read_configs
 from checkpoints.formula import Formula, parse_formula
 from checkpoints.merging import Merge, Unchanged
+from checkpoints.model_family import MODEL_FAMILIES
 from checkpoints.operands import Operands, Unmatched, open_operands
 from checkpoints.rounding import Precision
 
 
 @dataclass(frozen=True)
 class FormulaJob:
-    """A formula, the files that its names mean, and what is let pass (see `Merge`)."""
+    """A formula, the files that its names mean, and what is let pass (see `Merge`); of which family, None for any."""
 
     formula: Formula
     paths: Mapping[str, Path]
     unmatched: Unmatched
     unchanged: Unchanged
     configs_folder: Path | None
+    family: FamilyName | None = None
 
     def open(self) -> Operands:
-        return open_operands(self.formula, self.paths)
+        """Raises:
+        StageError: see `open_operands`; or the models are not of the `family`."""
+        operands = open_operands(self.formula, self.paths)
+        if self.family and operands.family is not MODEL_FAMILIES[self.family]:
+            first = next(iter(operands.models.values()))
+            raise StageError(f"family: the parameters say {self.family}, but {first.path} is a model of {operands.family.title}")
+        return operands
 
     def merge(self, operands: Operands, precision: Precision) -> Merge:
         return Merge(self.formula, operands, precision, self.unmatched, self.unchanged, show_progress=True)
@@ -78,8 +86,10 @@ def add_formula_options(parser: argparse.ArgumentParser, section: str) -> None:
     parser.add_argument("--explain", action="store_true", help="only print the blocks and what is computed for each tensor")
 
 
-def formula_job(args: argparse.Namespace, section: FormulaSection | None, models: Models | None) -> FormulaJob:
-    """The job of a command line; `section` and `models` are the parameters', None where `--formula` stands.
+def formula_job(
+    args: argparse.Namespace, section: FormulaSection | None, models: Models | None, family: FamilyName | None = None
+) -> FormulaJob:
+    """The job of a command line; `section`, `models` and `family` are the parameters', None where `--formula` stands.
 
     Raises:
         StageError: a formula or a model that is not written as it should be, or a model that the formula does not name.
@@ -102,6 +112,7 @@ def formula_job(args: argparse.Namespace, section: FormulaSection | None, models
         args.unmatched or (section.unmatched if section else "refuse"),
         args.unchanged or (section.unchanged if section else "refuse"),
         args.configs,
+        family,
     )
 
 

@@ -1,4 +1,4 @@
-"""Writing a model's tensors in either layout: SDXL's single file, or a diffusers folder."""
+"""Writing a model's tensors in either layout: the single file, or a diffusers folder."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,9 +10,8 @@ from repro.tensorfile import TensorSpec, stream_tensors, torch_dtypes
 import torch
 
 from checkpoints.diffusers_folder import FolderConfigs, write_folder
-from checkpoints.keymap import TEXT_ENCODER_2_IN_PROJ, Architecture, FolderTensor, Layout, Specs, to_diffusers
+from checkpoints.keymap import ROWS, FolderTensor, Specs, to_diffusers
 from checkpoints.schedule import Schedule
-from checkpoints.sdxl_shapes import expected_shapes
 
 EPSILON = Schedule()
 EMPTY = TensorSpec("F32", (0,))
@@ -32,7 +31,7 @@ class TensorSource(Protocol):
 def write_single_file(
     path: Path, source: TensorSource, metadata: Callable[[str], Mapping[str, str]], schedule: Schedule = EPSILON
 ) -> str:
-    """Write SDXL's single file whole, with the markers of its schedule; returns the data section's sha256.
+    """Write a single file whole, with the markers of its schedule; returns the data section's sha256.
 
     Args:
         metadata: see `stream_tensors`.
@@ -43,23 +42,27 @@ def write_single_file(
     )
 
 
-def write_diffusers(target: Path, source: TensorSource, configs: FolderConfigs) -> None:
+def write_diffusers(
+    target: Path, source: TensorSource, configs: FolderConfigs, beside: Callable[[Path], None] | None = None
+) -> None:
     """Write a diffusers folder whole.
 
+    Args:
+        beside: see `write_folder`.
     Raises:
-        StageError: a tensor that SDXL's layout does not have, or configs of another model.
+        StageError: a tensor that the family's layout does not have, or configs of another model.
     """
     models = folder_tensors(source.specs, configs)
-    write_folder(target, configs, _specs(models), lambda component, name: _folder_chunks(source, models[component][name]))
+    write_folder(target, configs, _specs(models), lambda component, name: _folder_chunks(source, models[component][name]), beside)
 
 
 def folder_tensors(single: Specs, configs: FolderConfigs) -> FolderTensors:
     """The tensors of the diffusers folder of a model, held against the configs that are to stand beside them.
 
     Raises:
-        StageError: a tensor that SDXL's layout does not have, or configs of another model.
+        StageError: a tensor that the family's layout does not have, or configs of another model.
     """
-    models = to_diffusers(single, Layout(Architecture.from_names(single.keys())))
+    models = to_diffusers(single, configs.family.layout_of_names(single.keys()))
     require_configs(configs, _specs(models))
     return models
 
@@ -71,7 +74,7 @@ def _specs(models: FolderTensors) -> dict[str, dict[str, TensorSpec]]:
 def _folder_chunks(source: TensorSource, tensor: FolderTensor) -> Iterator[memoryview]:
     place = tensor.place
     if place.form == "rows":
-        yield from source.chunks(place.name, place.part, len(TEXT_ENCODER_2_IN_PROJ))
+        yield from source.chunks(place.name, place.part, len(ROWS))
     elif place.form == "transposed":
         matrix = torch.frombuffer(bytearray().join(source.chunks(place.name)), dtype=torch.uint8)
         rows = matrix.view(torch_dtypes()[tensor.spec.dtype]).reshape(tensor.spec.shape[::-1])
@@ -86,7 +89,11 @@ def require_configs(configs: FolderConfigs, models: Mapping[str, Mapping[str, Te
     Raises:
         StageError: a tensor that the configs call for is missing, has another shape, or is one too many.
     """
-    for component, expected in expected_shapes(configs.configs, str(configs.folder)).items():
+    shapes = configs.family.expected_shapes(configs.configs, str(configs.folder))
+    unknown = next((component for component, tensors in models.items() if tensors and component not in shapes), None)
+    if unknown:
+        raise StageError(f"{configs.folder}: no {unknown}/config.json in it, and the model has tensors of {unknown} (--configs)")
+    for component, expected in shapes.items():
         floats = {name: spec.shape for name, spec in models[component].items() if spec.is_float}
         for name in sorted(expected.keys() | floats.keys()):
             needed, found = expected.get(name), floats.get(name)

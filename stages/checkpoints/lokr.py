@@ -19,7 +19,8 @@ from repro.tensorfile import TensorSpec
 
 import torch
 
-from checkpoints.keymap import Form, component_of
+from checkpoints.keymap import Form
+from checkpoints.model_family import MODEL_FAMILIES
 from checkpoints.tensor_reader import TensorFile
 
 FACTORS = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
@@ -67,7 +68,8 @@ class LokrFile:
         for key in sorted(self._file.specs):
             name, _, part = key.partition(".")
             if part != "alpha" and part not in FACTORS:
-                hint = "a whole checkpoint is named as a model" if component_of(key) else "only LoKr can be merged here"
+                is_checkpoint = any(family.component_of(key) for family in MODEL_FAMILIES.values())
+                hint = "a whole checkpoint is named as a model" if is_checkpoint else "only LoKr can be merged here"
                 raise StageError(f"{path}: '{key}' is not a tensor of a plain LoKr file; {hint}")
             modules.setdefault(name, {})[part] = self._file.specs[key]
         if not modules:

@@ -11,9 +11,9 @@ from repro.tensorfile import TensorSpec, tensor_bytes, torch_dtypes
 
 import torch
 
-from checkpoints.formula import Formula, Model, RestoreEmbeddings, all_nodes
-from checkpoints.keymap import EMBEDDINGS, LOGIT_SCALE, SINGLE_FILE_PREFIX, component_of
+from checkpoints.formula import Blocks, Formula, Model, RestoreEmbeddings, all_nodes
 from checkpoints.lokr import Delta
+from checkpoints.model_family import SDXL
 from checkpoints.operands import Landed, Operands, Unmatched, land_modules, match_tensors
 from checkpoints.rounding import FP8, Precision, fp8, is_finite, narrow_dtype
 from checkpoints.tensor_program import Program, compile_tensor, for_tensor, run
@@ -44,14 +44,14 @@ class Plan:
 
 
 class Merge:
-    """A merge with its headers checked. `plans` is by single-file name; `chunks` gives each tensor's bytes once.
+    """A merge with its headers checked. `plans` is by single-file name of the `family`; `chunks` gives each tensor's bytes once.
 
     Args:
         unmatched: see `match_tensors`. unchanged: whether a tensor that the formula leaves as it is in the first model,
             though other models differ there, is an error. show_progress: tell of bytes made on stderr.
     Raises:
         StageError: tensors that do not match; a LoKr module that lands nowhere, twice or in another shape; embeddings to
-            restore where there are none.
+            restore where there are none; block weights for a family without them.
     """
 
     def __init__(
@@ -64,11 +64,15 @@ class Merge:
         show_progress: bool = False,
     ):
         self._formula, self._operands, self._unchanged = formula, operands, unchanged
+        self.family = operands.family
         holders = match_tensors(operands.models, unmatched)
         specs = {name: operands.models[having[0]].specs[name] for name, having in holders.items()}
-        restores = any(isinstance(node, RestoreEmbeddings) for node in all_nodes(formula.root))
-        if restores and not specs.keys() & set(EMBEDDINGS):
-            raise StageError(f"restore_embeddings: the models have no text encoder's embeddings ({EMBEDDINGS[0]}, ...)")
+        for node in all_nodes(formula.root):
+            if isinstance(node, RestoreEmbeddings) and not specs.keys() & set(self.family.embeddings):
+                shown = self.family.embeddings[0]
+                raise StageError(f"restore_embeddings: the models have no text encoder's embeddings ({shown}, ...)")
+            if isinstance(node, Blocks) and self.family is not SDXL:
+                raise StageError(f"{node.function}: the 20 weights are of SDXL's blocks; {self.family.title} has none of them")
         self.landed = {name: land_modules(lokr, specs) for name, lokr in operands.lokrs.items()}
         self.plans = {name: self._plan(name, specs[name], having, precision) for name, having in holders.items()}
         self._left = {name: plan.spec.elements for name, plan in self.plans.items()}
@@ -105,14 +109,16 @@ class Merge:
 
         Complete once every tensor is made.
         """
-        modules = Counter(component_of(name) for landed in self.landed.values() for name, of in landed.items() for _ in of)
+        modules = Counter(
+            self.family.component_of(name) for landed in self.landed.values() for name, of in landed.items() for _ in of
+        )
         return {
             component: {
                 "tensors": sum(name.startswith(prefix) for name in self.plans),
                 "lokr_modules": modules[component],
                 "changed": sum(moved and name.startswith(prefix) for name, moved in self._moved.items()),
             }
-            for component, prefix in SINGLE_FILE_PREFIX.items()
+            for component, prefix in self.family.single_file_prefix.items()
         }
 
     def chunks(self, name: str, part: int = 0, parts: int = 1) -> Iterator[memoryview]:
@@ -207,14 +213,14 @@ class Merge:
         """
         if self._unchanged == "accept":
             return
-        if plan.program is not None and not self._moved[name] and name != LOGIT_SCALE:  # no text encoder uses that one
+        if plan.program is not None and not self._moved[name] and name not in self.family.idle:
             differing = self._differing(plan.program, name, plan.spec)
             if differing:
                 raise StageError(
                     f"the formula leaves '{name}' as it is in {plan.first}, though {differing}; {ACCEPT} if that is meant"
                 )
         merges = len(self._operands.models) + len(self._operands.lokrs) > 1
-        complete = not any(left for tensor, left in self._left.items() if tensor != LOGIT_SCALE)  # a folder has none
+        complete = not any(left for tensor, left in self._left.items() if tensor not in self.family.idle)
         if merges and complete and not any(self._moved.values()):
             first, checkpoint = next(iter(self._operands.models.items()))
             raise StageError(f"the formula changes no tensor of {first} ({checkpoint.path}); {ACCEPT} if that is meant")

@@ -8,16 +8,22 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from checkpoints.model_family import ModelFamily
+
 SPEC = "1.0.1"
-ARCHITECTURE = "stable-diffusion-xl-v1-base"
-IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 AUTOV2_DIGITS = 10
 
 
 def modelspec(
-    title: str, merged_from: str | None, resolution: int, prediction_type: str, data_sha256: str, stated: Mapping[str, str]
+    family: ModelFamily,
+    title: str,
+    merged_from: str | None,
+    resolution: int,
+    prediction_type: str,
+    data_sha256: str,
+    stated: Mapping[str, str],
 ) -> dict[str, str]:
-    """ModelSpec's keys for an SDXL checkpoint.
+    """ModelSpec's keys for a checkpoint.
 
     Args:
         merged_from: names of the models, with commas; None for what is no merge. resolution: pixels a side.
@@ -27,8 +33,8 @@ def modelspec(
     """
     return {
         "modelspec.sai_model_spec": SPEC,
-        "modelspec.architecture": ARCHITECTURE,
-        "modelspec.implementation": IMPLEMENTATION,
+        "modelspec.architecture": family.architecture,
+        "modelspec.implementation": family.implementation,
         "modelspec.title": title,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.prediction_type": prediction_type,

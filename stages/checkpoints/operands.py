@@ -11,8 +11,9 @@ from repro.tensorfile import TensorSpec
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.diffusers_folder import FolderConfigs
 from checkpoints.formula import Formula, complain_of_name
-from checkpoints.keymap import Architecture, Layout, Place, lokr_places
+from checkpoints.keymap import Place, lokr_places
 from checkpoints.lokr import LokrFile
+from checkpoints.model_family import ModelFamily, family_of_names
 from checkpoints.schedule import Schedule
 
 Unmatched = Literal["refuse", "copy", "drop"]
@@ -25,6 +26,10 @@ class Operands:
 
     models: dict[str, Checkpoint]
     lokrs: dict[str, LokrFile]
+
+    @property
+    def family(self) -> ModelFamily:
+        return next(iter(self.models.values())).family
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -48,13 +53,19 @@ def open_operands(formula: Formula, paths: Mapping[str, Path]) -> Operands:
     """Open the files that a formula names.
 
     Raises:
-        StageError: a name without a file, or a file that is missing, broken or not of the kind that its place needs.
+        StageError: a name without a file; a file that is missing, broken or not of the kind that its place needs; models of
+            several families.
     """
     for name in (*formula.models, *formula.lokrs):
         if name not in paths:
             known = f"there are {', '.join(sorted(paths))}" if paths else "no models are given"
             complain_of_name(formula, name, f"no file is given for '{name}' ({known}); add --model {name}=FILE")
     models = {name: Checkpoint(paths[name]) for name in formula.models}
+    first, *others = models.items()
+    for name, model in others:
+        if model.family is not first[1].family:
+            titles = f"'{first[0]}' is {first[1].family.title} and '{name}' is {model.family.title}"
+            complain_of_name(formula, name, f"{titles} ({model.path}); models of two families cannot be merged")
     return Operands(models, {name: LokrFile(paths[name]) for name in formula.lokrs})
 
 
@@ -114,7 +125,7 @@ def land_modules(lokr: LokrFile, specs: Mapping[str, TensorSpec]) -> dict[str, l
     Raises:
         StageError: a module lands on no weight, or on one of another shape, or two land on the same one.
     """
-    layout = Layout(Architecture.from_names(specs.keys()))
+    layout = family_of_names(specs.keys()).layout_of_names(specs.keys())
     places = lokr_places((name for name, spec in specs.items() if spec.is_float and len(spec.shape) > 1), layout)
     landed: dict[str, list[Landed]] = {}
     taken: dict[tuple[str, int], str] = {}

@@ -16,7 +16,7 @@ EXPONENT = {
     torch.bfloat16: (torch.int16, 0x7F80),
 }
 # Weights that are looked up or multiplied bare, by the ends of their single-file names: no linear or convolution layer's.
-NO_LAYER = ("embedding.weight", "positional_embedding", "in_proj_weight", "text_projection")
+NO_LAYER = ("embedding.weight", "positional_embedding", "in_proj_weight", "text_projection", ".gamma", ".beta")
 LAYER_DIMENSIONS = (2, 4)
 
 

@@ -16,7 +16,7 @@ import torch
 from checkpoints import formula as language
 from checkpoints.block_weights import BLOCKS, block_of
 from checkpoints.formula import AddLokr, Binary, Blocks, InTypeOf, Model, Negative, Node, Number, RestoreEmbeddings
-from checkpoints.keymap import EMBEDDINGS
+from checkpoints.model_family import EMBEDDINGS
 
 BLOCK_FUNCTIONS: Mapping[str, Callable[..., Node]] = {
     "mbw": language.mbw,

@@ -1,4 +1,4 @@
-"""Samplers of diffusion models, as tables of steps and one loop that takes them.
+"""Samplers of diffusion models, as tables of steps and one loop that takes them; tables on SDXL's schedule.
 
 The loop works on x = x_0 + sigma * noise, the picture with noise of level sigma upon it (Karras et al. 2022,
 arXiv:2206.00364), where every sampler here goes along the same slope dx/dsigma, which is the noise that the model sees, from
@@ -71,29 +71,29 @@ def spaced_timesteps(steps: int, zero_terminal_snr: bool) -> list[int]:
     return [i * stride + 1 for i in reversed(range(steps))]
 
 
-def _downwards(timesteps: list[float], sigmas: list[float]) -> list[Step]:
-    """From each level straight to the next, from the last one to 0."""
-    return [Step(t, sigma, target) for t, (sigma, target) in zip(timesteps, pairwise([*sigmas, 0.0]), strict=True)]
+def straight_steps(timesteps: list[float], sigmas: list[float], last: float = 0.0) -> list[Step]:
+    """From each level straight to the next, from the last one to the level `last`."""
+    return [Step(t, sigma, target) for t, (sigma, target) in zip(timesteps, pairwise([*sigmas, last]), strict=True)]
 
 
 def euler_steps(steps: int, zero_terminal_snr: bool) -> list[Step]:
     timesteps, sigmas = spaced_timesteps(steps, zero_terminal_snr), noise_levels(zero_terminal_snr)
-    return _downwards(timesteps, [float(sigmas[t]) for t in timesteps])
+    return straight_steps(timesteps, [float(sigmas[t]) for t in timesteps])
 
 
 def euler_ancestral_steps(steps: int, zero_terminal_snr: bool) -> list[Step]:
+    return [with_ancestral_noise(step) for step in euler_steps(steps, zero_terminal_snr)]
+
+
+def with_ancestral_noise(step: Step) -> Step:
     """The part of the next level's variance that an ancestral DDPM step draws anew comes back as noise (k-diffusion, eta 1)."""
-    return [_with_ancestral_noise(step) for step in euler_steps(steps, zero_terminal_snr)]
-
-
-def _with_ancestral_noise(step: Step) -> Step:
     level, lower = step.sigma**2, step.target**2
     variance = lower * (level - lower) / level
     return replace(step, target=math.sqrt(lower - variance), noise=math.sqrt(variance))
 
 
 def dpmpp_2m_steps(steps: int, zero_terminal_snr: bool) -> list[Step]:
-    return _with_corrections(euler_steps(steps, zero_terminal_snr))
+    return with_corrections(euler_steps(steps, zero_terminal_snr))
 
 
 def dpmpp_2m_karras_steps(steps: int, zero_terminal_snr: bool) -> list[Step]:
@@ -104,10 +104,10 @@ def dpmpp_2m_karras_steps(steps: int, zero_terminal_snr: bool) -> list[Step]:
     sigmas = [(most + share * (least - most)) ** KARRAS_RHO for share in shares]
     # numpy's logarithm is chosen by the CPU, Python's is not.
     timesteps = np.interp([math.log(sigma) for sigma in sigmas], [math.log(level) for level in levels], range(TIMESTEPS))
-    return _with_corrections(_downwards(timesteps.tolist(), sigmas))
+    return with_corrections(straight_steps(timesteps.tolist(), sigmas))
 
 
-def _with_corrections(steps: list[Step]) -> list[Step]:
+def with_corrections(steps: list[Step]) -> list[Step]:
     """Second order: the predicted picture is followed as it changes in log sigma. The first step knows no change yet, and the
     last goes to the predicted picture itself."""
     corrected = steps[:1]
@@ -129,7 +129,7 @@ _TABLES = {
 
 
 def sampling_steps(sampler: str, steps: int, zero_terminal_snr: bool) -> list[Step]:
-    """The table of a sampler of `repro.params.SAMPLERS`; at most 999 steps."""
+    """The table of a sampler of family sdxl in `repro.params.FAMILY_SAMPLERS`; at most 999 steps."""
     return _TABLES[sampler](steps, zero_terminal_snr)
 
 

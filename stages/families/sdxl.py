@@ -7,25 +7,49 @@ sd-scripts 48d368fa).
 """
 
 import json
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from repro.devices import at_precision
 from repro.errors import StageError
 from repro.params import Precision, SampledPictures, Train
+from repro.randomness import Stream
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from families.noise import Prediction, loss_weights, signal_and_noise_scales, velocity
+from families import noise
+from families.components import empty_component, load_component, moved, prepare_device
+from families.family import Batch, Group, Modules, Sizes, refuse_not_finite
+from families.noise import TIMESTEPS, Prediction, signal_and_noise_scales, velocity
 from families.samplers import Denoiser, sample, sampling_steps
-from families.text_cache import Encoded, TextCache
-from families.tokens import WINDOW, token_windows
+from families.text_cache import Encoded, TextCache, cached_captions
+from families.text_windows import join_windows, length_needed
+from families.tokens import token_windows
 
 SCHEDULER_CONFIG = Path("scheduler", "scheduler_config.json")
+GROUPS: dict[str, Group] = {"text_encoder": "text", "text_encoder_2": "text", "unet": "unet"}
+# lycoris-lora 4.1.3's classes (`LycorisNetworkKohya`) with convolutions on.
+LOKR_CLASSES = {
+    "Attention": "unet_attention",
+    "FeedForward": "unet_feed_forward",
+    "ResnetBlock2D": "unet_resnet",
+    "Downsample2D": "unet_resnet",
+    "Upsample2D": "unet_resnet",
+    "Transformer2DModel": "unet_projection",
+    "CLIPAttention": "text_attention",
+    "CLIPMLP": "text_mlp",
+}
+ENCODER = "vae"
+COMPONENTS: dict[str, type] = {
+    "unet": UNet2DConditionModel,
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+    "vae": AutoencoderKL,
+}
+TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 
 @dataclass
@@ -33,8 +57,9 @@ class Sdxl:
     """The parts of one SDXL model in evaluation mode, weights float32 without gradients unless who trains changes that.
 
     `precision` is what the UNet and text encoders compute in (the VAE always in float32, in which alone SDXL's is finite).
-    `prediction` and `zero_terminal_snr` are what the model was made to predict, and its schedule. With a `text_cache`,
-    which needs text encoders that do not change, the loss encodes captions one at a time and without gradients.
+    `prediction` and `zero_terminal_snr` are what the model was made to predict, and its schedule; `scales` are that one's
+    signal and noise scale of each timestep, on the CPU. With a `text_cache`, which needs text encoders that do not change, the
+    losses encode captions one at a time and without gradients.
     """
 
     unet: UNet2DConditionModel
@@ -48,62 +73,110 @@ class Sdxl:
     prediction: Prediction
     zero_terminal_snr: bool
     text_cache: TextCache | None = None
+    scales: tuple[torch.Tensor, torch.Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scales = signal_and_noise_scales(self.zero_terminal_snr)
 
     def autocast(self) -> torch.autocast:
         """The context in which the UNet and the text encoders run."""
         return at_precision(self.device, self.precision)
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What SDXL is told about a picture, in pixels."""
+class TimestepWeights:
+    """SDXL's loss weights: a table of the timesteps, which no loss changes."""
 
-    original_height: int
-    original_width: int
-    crop_top: int
-    crop_left: int
-    target_height: int
-    target_width: int
+    state = None
 
-    def time_ids(self) -> list[int]:
-        return [
-            self.original_height, self.original_width, self.crop_top, self.crop_left, self.target_height, self.target_width
-        ]  # fmt: skip
+    def __init__(self, table: torch.Tensor, device: torch.device):
+        self._table, self._device = table, device
+
+    def of(self, timesteps: torch.Tensor) -> torch.Tensor:
+        return moved(self._table[timesteps], self._device)
 
 
-def load_sdxl(folder: Path, device: str = "cpu", precision: Precision = "fp32") -> Sdxl:
+def loss_weights(model: Sdxl, settings: Train, device: torch.device) -> TimestepWeights:
+    """The weights of `min_snr_gamma` or `debiased` for what the model predicts, ones without both."""
+    return TimestepWeights(noise.loss_weights(model.prediction, settings.min_snr_gamma, settings.debiased), device)
+
+
+def draw_timestep(draws: Stream) -> int:
+    """0..999, all alike."""
+    return draws.below(TIMESTEPS)
+
+
+def time_ids(sizes: Sizes) -> list[int]:
+    """The six numbers that the UNet is told."""
+    return [
+        sizes.original_height, sizes.original_width, sizes.crop_top, sizes.crop_left, sizes.target_height, sizes.target_width
+    ]  # fmt: skip
+
+
+def load(folder: Path, device: str = "cpu", precision: Precision = "fp32", draws: bool = True) -> Sdxl:
     """Load a diffusers folder; what it predicts and its schedule are read from its scheduler config.
+
+    All of it is loaded also without `draws`: the VAE, which only draws, is small.
 
     Raises:
         StageError: a component is missing or of another class, or there is no such device.
     """
     folder = Path(folder)
-    for part in ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+    for part in (*COMPONENTS, *TOKENIZERS):
         if not (folder / part).is_dir():
             raise StageError(f"{folder}: no folder '{part}'; expected a diffusers folder of an SDXL model")
+    modules = {part: load_component(kind, folder / part) for part, kind in COMPONENTS.items()}
+    model = assemble(folder, modules, precision)
+    move_to(model, torch.device(device))
+    return model
+
+
+def empty_modules(folder: Path) -> dict[str, torch.nn.Module]:
+    """UNet, text encoders and VAE by a diffusers folder's configs, weights as torch's surrounding context makes them."""
+    return {part: empty_component(kind, folder / part) for part, kind in COMPONENTS.items()}
+
+
+def assemble(folder: Path, modules: Modules, precision: Precision) -> Sdxl:
+    """A model of these modules with the folder's tokenizers and schedule, on the CPU.
+
+    Raises:
+        StageError: the scheduler config cannot be read, or is not one of SDXL's.
+    """
     prediction, zero_terminal_snr = _read_schedule(folder / SCHEDULER_CONFIG)
-
-    def model(cls: type, part: str) -> torch.nn.Module:
-        options = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
-        try:
-            return cls.from_pretrained(folder / part, **options).eval().requires_grad_(False)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise StageError(f"{folder / part}: cannot be loaded as {cls.__name__}: {str(error).splitlines()[0]}") from error
-
-    loaded = Sdxl(
-        unet=model(UNet2DConditionModel, "unet"),
-        text_encoder=model(CLIPTextModel, "text_encoder"),
-        text_encoder_2=model(CLIPTextModelWithProjection, "text_encoder_2"),
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-        tokenizer_2=CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
-        vae=model(AutoencoderKL, "vae"),
+    return Sdxl(
+        **modules,
+        **{part: CLIPTokenizer.from_pretrained(folder / part, local_files_only=True) for part in TOKENIZERS},
         device=torch.device("cpu"),
         precision=precision,
         prediction=prediction,
         zero_terminal_snr=zero_terminal_snr,
     )
-    move_to(loaded, torch.device(device))
-    return loaded
+
+
+def modules_of(model: Sdxl) -> dict[str, torch.nn.Module]:
+    return {part: getattr(model, part) for part in COMPONENTS}
+
+
+def checkpoint_gradients(model: Sdxl) -> None:
+    """Have the backward pass compute each block's activations again instead of keeping them.
+
+    The same operations on the same numbers give the same bits, so that memory is all it changes.
+    """
+    model.unet.enable_gradient_checkpointing()
+    for encoder in (model.text_encoder, model.text_encoder_2):
+        encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers checkpoints in training mode only; CLIP's dropout rates are 0, so that nothing else changes with it.
+        encoder.train()
+
+
+def latent_shape(modules: Modules, bucket: tuple[int, int]) -> tuple[int, int, int]:
+    """(channels, height, width) of the latents of a bucket (width, height) in pixels."""
+    factor = 2 ** (len(modules["vae"].config.block_out_channels) - 1)
+    return modules["unet"].config.in_channels, bucket[1] // factor, bucket[0] // factor
+
+
+def latent_scale(modules: Modules) -> float:
+    """The VAE's scaling factor."""
+    return modules["vae"].config.scaling_factor
 
 
 def move_to(model: Sdxl, device: torch.device) -> None:
@@ -112,13 +185,10 @@ def move_to(model: Sdxl, device: torch.device) -> None:
     Raises:
         StageError: there is no such device.
     """
+    prepare_device(device)
     if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise StageError(f"device: {device}, but torch {torch.__version__} finds no GPU here; set device: cpu")
-        # Its backward pass has no deterministic form; flash and memory-efficient attention have one.
-        torch.backends.cuda.enable_cudnn_sdp(False)
         model.unet.to(memory_format=torch.channels_last)
-    for part in (model.unet, model.text_encoder, model.text_encoder_2, model.vae):
+    for part in modules_of(model).values():
         part.to(device)
     model.device = device
 
@@ -138,20 +208,6 @@ def _read_schedule(path: Path) -> tuple[Prediction, bool]:
     return prediction, zero_terminal
 
 
-def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on the device; to a GPU from pinned memory, which neither side waits for."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
-
-
-def _join_windows(hidden: torch.Tensor, windows: int) -> torch.Tensor:
-    """[captions * windows, 77, c] -> [captions, 75 * windows + 2, c]: first BOS, the contents, last token."""
-    hidden = hidden.reshape(-1, windows, WINDOW, hidden.shape[-1])
-    contents = hidden[:, :, 1:-1].flatten(1, 2)
-    return torch.cat([hidden[:, 0, :1], contents, hidden[:, -1, -1:]], dim=1)
-
-
 def encode_captions(model: Sdxl, captions: list[str], max_token_length: int) -> Encoded:
     """Context [captions, 75n + 2, c1 + c2] and pooled [captions, projection] of captions, computed as one batch."""
     parts = []
@@ -159,8 +215,8 @@ def encode_captions(model: Sdxl, captions: list[str], max_token_length: int) -> 
         for tokenizer, encoder in ((model.tokenizer, model.text_encoder), (model.tokenizer_2, model.text_encoder_2)):
             ids = token_windows(tokenizer, captions, max_token_length)
             windows = ids.shape[1]
-            output = encoder(_moved(ids.flatten(0, 1), model.device), output_hidden_states=True)
-            parts.append(_join_windows(output.hidden_states[-2], windows))
+            output = encoder(moved(ids.flatten(0, 1), model.device), output_hidden_states=True)
+            parts.append(join_windows(output.hidden_states[-2], windows))
     pooled = output.text_embeds[::windows]
     return torch.cat(parts, dim=-1), pooled
 
@@ -168,86 +224,51 @@ def encode_captions(model: Sdxl, captions: list[str], max_token_length: int) -> 
 def encode_training_captions(model: Sdxl, captions: list[str], max_token_length: int) -> Encoded:
     """As `encode_captions`; with a text cache one caption at a time, so that no bit depends on what else is in the batch
     or was kept."""
-    cache = model.text_cache
-    if cache is None:
+    if model.text_cache is None:
         return encode_captions(model, captions, max_token_length)
-    with torch.no_grad():
-        encoded = [
-            cache.encoded(caption, max_token_length, lambda one=caption: encode_captions(model, [one], max_token_length))
-            for caption in captions
-        ]
-        return torch.cat([context for context, _ in encoded]), torch.cat([pooled for _, pooled in encoded])
+    return cached_captions(
+        model.text_cache, captions, max_token_length, lambda some: encode_captions(model, some, max_token_length)
+    )
 
 
 def _predict(model: Sdxl, noisy: torch.Tensor, timesteps: torch.Tensor, encoded: Encoded, sizes: list[Sizes]) -> torch.Tensor:
     """The UNet's output, float32 [images, 4, h, w]; timesteps [images], or [1] for all of them, which may lie
     between whole ones."""
     context, pooled = encoded
-    time_ids = _moved(torch.tensor([one.time_ids() for one in sizes], dtype=torch.float32), model.device)
-    conditions = {"text_embeds": pooled, "time_ids": time_ids}
+    numbers = moved(torch.tensor([time_ids(one) for one in sizes], dtype=torch.float32), model.device)
+    conditions = {"text_embeds": pooled, "time_ids": numbers}
     if model.device.type == "cuda":
         noisy = noisy.contiguous(memory_format=torch.channels_last)
     with model.autocast():
         return model.unet(noisy, timesteps, context, added_cond_kwargs=conditions, return_dict=False)[0].float()
 
 
-@lru_cache(maxsize=8)
-def schedule_tables(
-    prediction: Prediction, zero_terminal_snr: bool, min_snr_gamma: float | None, debiased: bool, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Signal scale, noise scale and loss weight of each timestep on the device."""
-    tables = (*signal_and_noise_scales(zero_terminal_snr), loss_weights(prediction, min_snr_gamma, debiased))
-    signal, scale, weights = (table.to(device) for table in tables)
-    return signal, scale, weights
-
-
-def denoising_losses(
-    model: Sdxl,
-    latents: torch.Tensor,
-    noise: torch.Tensor,
-    timesteps: torch.Tensor,
-    captions: list[str],
-    sizes: list[Sizes],
-    settings: Train,
-) -> torch.Tensor:
-    """Weighted losses on the model's device, float32 [images]: mean squared error of the predicted noise or velocity over
-    channels and pixels, times the weight of its timestep (`loss_weights`).
+def losses(model: Sdxl, batch: Batch, settings: Train) -> torch.Tensor:
+    """Unweighted losses on the model's device, float32 [n]: mean squared error of the predicted noise or velocity over
+    channels and pixels.
 
     Args:
-        latents: scaled VAE latents [images, 4, h, w]; noise: the same shape, with its offset if any.
-        timesteps: int64 [images] in 0..999.
+        batch: latents scaled as the VAE's factor says, noise with its offset if any, timesteps in 0..999.
     """
-    latents, noise, timesteps = (_moved(tensor, model.device) for tensor in (latents, noise, timesteps))
-    tables = schedule_tables(
-        model.prediction, model.zero_terminal_snr, settings.min_snr_gamma, settings.debiased, model.device
-    )  # fmt: skip
-    signal, scale, weights = (table[timesteps] for table in tables)
-    signal, scale = signal.view(-1, 1, 1, 1), scale.view(-1, 1, 1, 1)
-    encoded = encode_training_captions(model, captions, settings.max_token_length)
-    predicted = _predict(model, signal * latents + scale * noise, timesteps, encoded, sizes)
-    target = noise if model.prediction == "epsilon" else velocity(signal, scale, latents, noise)
-    return (predicted - target).square().mean(dim=(1, 2, 3)) * weights
+    scales = (table[batch.timesteps].view(-1, 1, 1, 1) for table in model.scales)
+    latents, eps, timesteps, signal, scale = (
+        moved(tensor, model.device) for tensor in (batch.latents, batch.noise, batch.timesteps, *scales)
+    )
+    encoded = encode_training_captions(model, batch.captions, settings.max_token_length)
+    predicted = _predict(model, signal * latents + scale * eps, timesteps, encoded, batch.sizes)
+    target = eps if model.prediction == "epsilon" else velocity(signal, scale, latents, eps)
+    return (predicted - target).square().mean(dim=(1, 2, 3))
 
 
 def _guided_denoiser(model: Sdxl, encoded: Encoded, sizes: Sizes, guidance: float) -> Denoiser:
     """The model under classifier-free guidance, both halves as one batch; `encoded` is of the negative prompt and the prompt."""
 
     def denoiser(scaled: torch.Tensor, timestep: float) -> torch.Tensor:
-        at = _moved(torch.tensor([timestep]), model.device)
+        at = moved(torch.tensor([timestep]), model.device)
         unconditional, conditional = _predict(model, torch.cat([scaled, scaled]), at, encoded, [sizes] * 2).chunk(2)
         return unconditional + guidance * (conditional - unconditional)
 
     return denoiser
-
-
-def _windows_needed(model: Sdxl, captions: list[str]) -> int:
-    """Windows that hold all tokens of the longest caption, by either tokenizer."""
-    tokens = max(
-        len(ids)
-        for tokenizer in (model.tokenizer, model.tokenizer_2)
-        for ids in tokenizer(captions, add_special_tokens=False).input_ids
-    )
-    return max(1, -(-tokens // (WINDOW - 2)))
 
 
 @torch.no_grad()
@@ -257,20 +278,26 @@ def sample_latents(model: Sdxl, prompt: str, seed: int, settings: SampledPicture
     Nothing of a long prompt is cut off: both prompts get the windows that the longer one needs. Noise depends on `seed`
     alone, and is drawn on the CPU; a picture is computed by itself, so that no batch composition reaches its bits.
     """
-    factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
-    shape = (1, model.unet.config.in_channels, settings.height // factor, settings.width // factor)
+    shape = (1, *latent_shape(modules_of(model), (settings.width, settings.height)))
     sizes = Sizes(settings.original_height, settings.original_width, 0, 0, settings.height, settings.width)
     table = sampling_steps(settings.sampler, settings.steps, model.zero_terminal_snr)
     prompts = [settings.negative_prompt, prompt]
-    encoded = encode_captions(model, prompts, _windows_needed(model, prompts) * (WINDOW - 2))
+    encoded = encode_captions(model, prompts, length_needed((model.tokenizer, model.tokenizer_2), prompts))
     denoiser = _guided_denoiser(model, encoded, sizes, settings.guidance)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
-    return sample(denoiser, noise, table, model.prediction, seed)
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
+    return sample(denoiser, start, table, model.prediction, seed)
 
 
 @torch.no_grad()
-def decode_picture(model: Sdxl, latents: torch.Tensor) -> Image.Image:
-    """The RGB picture of latents [1, 4, h, w]."""
+def draw_picture(model: Sdxl, prompt: str, seed: int, settings: SampledPictures) -> Image.Image:
+    """One RGB picture, from noise that depends on `seed` alone.
+
+    Raises:
+        StageError: the model gives values that are not finite.
+    """
+    latents = sample_latents(model, prompt, seed, settings)
+    refuse_not_finite(latents, f"sampling '{prompt}'", model.precision)
     pixels = model.vae.decode(latents / model.vae.config.scaling_factor, return_dict=False)[0]
+    refuse_not_finite(pixels, f"the VAE's decoder at '{prompt}'", "fp32")
     array = ((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array, "RGB")

@@ -34,6 +34,16 @@ class TextCache:
         return encoded
 
 
+def cached_captions(
+    cache: TextCache, captions: list[str], max_token_length: int, encode: Callable[[list[str]], Encoded]
+) -> Encoded:
+    """Context and pooled output of captions, without gradients; `encode` gets one caption at a time, so that no bit depends on
+    what else is in the batch or was kept."""
+    with torch.no_grad():
+        encoded = [cache.encoded(caption, max_token_length, lambda one=caption: encode([one])) for caption in captions]
+        return torch.cat([context for context, _ in encoded]), torch.cat([pooled for _, pooled in encoded])
+
+
 def _bytes_of(encoded: Encoded) -> int:
     """Memory that holding the tensors keeps; a view keeps all of what it looks into."""
     return sum(tensor.untyped_storage().nbytes() for tensor in encoded)

@@ -15,15 +15,16 @@ from repro.devices import Device, device_of_this_process
 from repro.errors import StageError
 from repro.hashing import sha256_json
 from repro.numerics import fix_torch
-from repro.params import Generation, Precision
+from repro.params import FamilyName, Generation, Precision
 from repro.pictures import save_png
 from repro.processes import run_here_or_there
 from repro.progress import Progress
 
+from families.pipelines import refuse_other_family
 from generation.requests import PictureRequest
 
 if TYPE_CHECKING:
-    from families.sdxl import Sdxl
+    from families.family import Model as LoadedModel
 
 # Pictures after which the cost so far is written down.
 PICTURES_A_NOTE = 50
@@ -31,9 +32,10 @@ PICTURES_A_NOTE = 50
 
 @dataclass(frozen=True)
 class Model:
-    """A diffusers folder, its name among those compared, and the digest of its files."""
+    """A diffusers folder of a family, its name among those compared, and the digest of its files."""
 
     name: str
+    family: FamilyName
     folder: Path
     digest: str
 
@@ -48,18 +50,20 @@ class PictureJob:
 
 
 # The model that this process holds, and what it was asked for with; at most one.
-_held: dict[tuple[Model, Device, Precision], "Sdxl"] = {}
+_held: dict[tuple[Model, Device, Precision], "LoadedModel"] = {}
 
 
-def check_model_folders(models: dict[str, Path]) -> None:
-    """Notice a missing model before hours of pictures by the other one.
+def check_model_folders(models: dict[str, Path], family: FamilyName) -> None:
+    """Notice a missing model, or one of another family, before hours of pictures by the other one.
 
     Raises:
-        StageError: no model_index.json in a model's folder.
+        StageError: a model's folder is no diffusers folder of the family.
     """
     for name, folder in models.items():
-        if not (folder / "model_index.json").is_file():
-            raise StageError(f"{folder}: no model_index.json; the {name} model must be a diffusers folder")
+        try:
+            refuse_other_family(folder, family)
+        except StageError as error:
+            raise StageError(f"the {name} model: {error}") from None
 
 
 def picture_jobs(models: Sequence[Model], requests: Sequence[PictureRequest], state: Path) -> list[PictureJob]:
@@ -100,24 +104,22 @@ def draw_pictures(jobs: Sequence[PictureJob], generation: Generation, device: De
 
 def _draw(generation: Generation, device: Device, job: PictureJob) -> None:
     # Late, here and in `_load`: it takes seconds, and a process that only hands out work does without.
-    from families.sdxl import decode_picture, sample_latents
+    from families.family import family
 
-    model, folder = _held_model(job.model, device, generation.precision), job.model.folder
-    latents = sample_latents(model, job.request.prompt, job.request.seed, generation)
-    if not latents.isfinite().all():
-        raise StageError(
-            f"{folder}: sampling '{job.request.prompt}' gave values that are not finite; the model's weights are broken"
-            f"{', or beyond the range of evaluate.generation.precision: fp16' if generation.precision == 'fp16' else ''}"
-        )
-    save_png(decode_picture(model, latents), job.file)
+    model = _held_model(job.model, device, generation.precision)
+    try:
+        picture = family(job.model.family).draw_picture(model, job.request.prompt, job.request.seed, generation)
+    except StageError as error:
+        raise StageError(f"{job.model.folder}: {error}") from None
+    save_png(picture, job.file)
 
 
-def _held_model(model: Model, device: Device, precision: Precision) -> "Sdxl":
+def _held_model(model: Model, device: Device, precision: Precision) -> "LoadedModel":
     """The model, which this process holds until it is asked for another one: there is memory for one only."""
     wanted = (model, device, precision)
     if wanted not in _held:
         _let_go()
-        _held[wanted] = _load(model.folder, device, precision)
+        _held[wanted] = _load(model, device, precision)
     return _held[wanted]
 
 
@@ -129,17 +131,8 @@ def _let_go() -> None:
     torch.cuda.empty_cache()
 
 
-def _load(folder: Path, device: Device, precision: Precision) -> "Sdxl":
-    from families.sdxl import load_sdxl
+def _load(model: Model, device: Device, precision: Precision) -> "LoadedModel":
+    from families.family import family
 
     fix_torch()
-    model = load_sdxl(folder, str(device_of_this_process(device)), precision)
-    _refuse_broken_vae(folder, model)
-    return model
-
-
-def _refuse_broken_vae(folder: Path, model: "Sdxl") -> None:
-    """Broken weights of the other parts show in the latents; a VAE's would be pixels like any others."""
-    for name, weight in model.vae.named_parameters():
-        if not weight.isfinite().all():
-            raise StageError(f"{folder / 'vae'}: weight {name} is not finite (NaN or infinite); the model's weights are broken")
+    return family(model.family).load(model.folder, str(device_of_this_process(device)), precision)

@@ -15,6 +15,7 @@ from repro.params import ALWAYS_BLOCKED, Generation
 from booru.captioning.captions import SEPARATOR
 from booru.captioning.profiles import Profile
 from booru.captioning.quality import quality_words
+from booru.captioning.tagger_words import character_words
 from booru.filtering.blocked import with_kin
 from booru.tags import SHORT_NAME
 from characters.references import Reference
@@ -65,33 +66,43 @@ def _newest_word(rules: Profile) -> list[str]:
 
 def prompt_for(reference: Reference, artist: str, tags: list[str], generation: Generation, rules: Profile) -> str:
     """The prompt: each part of the profile in its order, without the mark; what is empty for this character (no series, no
-    artist) leaves no comma behind.
+    artist) leaves no comma behind. Who is shown is a general tag where the profile has no part for it, and a series that
+    the character's expanded name tells is not told again.
 
     Args:
         tags: general ones.
     """
+    subject = SUBJECTS.get(reference.gender_tag, [reference.gender_tag])
+    name = character_words(reference.character) if rules.expand_characters else [spoken(reference.character)]
+    series = spoken(reference.series)
+    has_special = "special" in (*rules.keep, *rules.general)
     words = {
-        "special": SUBJECTS.get(reference.gender_tag, [reference.gender_tag]),
-        "character": [spoken(reference.character)],
-        "copyright": [spoken(reference.series)],
+        "special": subject,
+        "character": name,
+        "copyright": [] if series in name else [series],
         "artist": [spoken(artist)],
-        "general": [spoken(tag) for tag in tags],
+        "general": ([] if has_special else subject) + [spoken(tag) for tag in tags],
         "year": _newest_word(rules),
         "rating": rules.ratings[generation.rating],
         "quality": _best_words(rules, "quality"),
         "aesthetic": _best_words(rules, "aesthetic"),
         "meta": [],
         "custom": [],
+        "text": [],
     }
     return SEPARATOR.join(word for part in (*rules.keep, *rules.general) for word in words[part] if word)
 
 
-def _refuse_blocked(request: PictureRequest, blocked: Collection[str]) -> None:
-    if tag := blocked_piece(request.prompt, blocked):
-        raise StageError(
-            f"the prompt of {request.character} ({request.mode}) asks for '{tag}', one of filter.blocked_tags or of their kin: no"
-            " picture is made of it; take it out of the references or the templates"
-        )
+def _refuse_blocked(requests: Sequence[PictureRequest], blocked: Collection[str]) -> None:
+    # All prompts as one, which is all right but for an error: so each of the blocked tags is spelled once.
+    if not blocked_piece(SEPARATOR.join(request.prompt for request in requests), blocked):
+        return
+    for request in requests:
+        if tag := blocked_piece(request.prompt, blocked):
+            raise StageError(
+                f"the prompt of {request.character} ({request.mode}) asks for '{tag}', one of filter.blocked_tags or of their"
+                " kin: no picture is made of it; take it out of the references or the templates"
+            )
 
 
 def _requests(
@@ -133,7 +144,5 @@ def requests_for(
     if generation.artists:
         held_out = list(reference.held_out_artists)
         requests += _requests(reference, NEW_ARTIST, held_out, generation.pictures, generation, rules)
-    blocked = sorted(with_kin([*ALWAYS_BLOCKED, *blocked_tags]))
-    for request in requests:
-        _refuse_blocked(request, blocked)
+    _refuse_blocked(requests, sorted(with_kin([*ALWAYS_BLOCKED, *blocked_tags])))
     return requests

@@ -1,1 +1,1 @@
-"""Aspect-ratio buckets, resize and crop, VAE encoding, shards."""
+"""Aspect-ratio buckets, resize and crop, encoding, shards."""

@@ -55,7 +55,7 @@ def check_buckets(buckets: list[Size], multiple: int) -> None:
     """Refuse buckets that the model cannot take.
 
     Args:
-        multiple: pixels of one cell of the UNet's coarsest level.
+        multiple: pixels of the coarsest cell of what encodes them and is trained on them.
 
     Raises:
         StageError: a side of a bucket is no multiple of it.

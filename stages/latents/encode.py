@@ -1,8 +1,7 @@
-"""Images to VAE posteriors, one image at a time, in portions that worker processes write to files.
+"""Images to latents, one image at a time, in portions that worker processes write to files.
 
-The cache holds the posterior's mean and standard deviation, unscaled, so that training draws its own
+Of a VAE the cache holds the posterior's mean and standard deviation, unscaled, so that training draws its own
 sample each time (sd-scripts caches one sample, whose noise then belongs to the picture for ever).
-One image a forward pass: the batch size chooses convolution kernels and with them the last bits.
 """
 
 import json
@@ -10,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from repro.devices import TORCH_TYPES, Device, at_precision, device_of_this_process
-from repro.errors import StageError
+from repro.devices import TORCH_TYPES, Device, device_of_this_process
 from repro.numerics import fix_torch
 from repro.outputs import write_json
-from repro.params import Precision
+from repro.params import FamilyName, Precision
 from repro.tensorfile import write_tensors
 
 import torch
@@ -24,12 +22,10 @@ from safetensors import safe_open
 
 from booru.images.archives import ImageArchives
 from booru.images.decoding import UnreadableImageError, decode
+from booru.images.portions import Portion
 from latents.buckets import Placement, Size
-from latents.portions import Portion
+from latents.encoders import PictureEncoder, load_encoder
 from latents.resize import fit
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
 
 StoredType = Literal["fp32", "fp16"]
 NOT_FINITE = "latents not finite"
@@ -45,7 +41,8 @@ class MeasureTask:
 @dataclass(frozen=True)
 class EncodeTask:
     image_root: Path
-    vae: Path
+    family: FamilyName
+    encoder: Path
     device: Device
     precision: Precision
     dtype: StoredType
@@ -72,41 +69,10 @@ def measured(portion: Portion) -> list[list[int] | str]:
     return json.loads(portion.output.read_text(encoding="utf-8"))
 
 
-def load_vae(folder: Path, device: str | torch.device = "cpu") -> "AutoencoderKL":
-    """The AutoencoderKL in `folder`, float32, for inference.
-
-    Raises:
-        StageError: not such a folder, or a weight is not finite.
-    """
-    from diffusers import AutoencoderKL  # late: it takes seconds, and workers that measure do without
-
-    try:
-        vae = AutoencoderKL.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise StageError(f"{folder}: not a diffusers AutoencoderKL ({str(error).splitlines()[0]})") from None
-    for name, weight in vae.state_dict().items():
-        if not bool(torch.isfinite(weight).all()):
-            raise StageError(f"{folder}: weight {name} is not finite (NaN or infinite); use another base model")
-    return vae.eval().requires_grad_(False).to(device)
-
-
 @lru_cache(maxsize=1)
-def _vae_of_this_process(folder: Path, device: Device) -> "AutoencoderKL":
+def _encoder_of_this_process(family: FamilyName, folder: Path, device: Device) -> PictureEncoder:
     fix_torch()
-    return load_vae(folder, device_of_this_process(device))
-
-
-@torch.no_grad()
-def posterior(vae: "AutoencoderKL", pixels: torch.Tensor, precision: Precision = "fp32") -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 [height, width, 3] -> posterior mean and standard deviation, float32 [channels, height/f, width/f], unscaled,
-    on the CPU. The VAE runs on its own device in `precision`; mean and deviation are taken from its output in float32."""
-    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-
-    picture = pixels.permute(2, 0, 1).unsqueeze(0).float() / 127.5 - 1.0
-    with at_precision(vae.device, precision):
-        moments = vae.encode(picture.to(vae.device)).latent_dist.parameters
-    distribution = DiagonalGaussianDistribution(moments.float())
-    return distribution.mean[0].cpu(), distribution.std[0].cpu()
+    return load_encoder(family, folder, device_of_this_process(device))
 
 
 def why_lost(exact: Sequence[torch.Tensor], stored: Sequence[torch.Tensor]) -> str | None:
@@ -122,20 +88,20 @@ def placement_of(row: Mapping[str, Any]) -> Placement:
 
 
 def encode(task: EncodeTask) -> int:
-    """Write mean and std [n, channels, h, w] of the images that give latents, in their order, and as metadata {number of
-    the image in the portion: reason} of the others. Returns how many images were tried."""
-    vae, archives = _vae_of_this_process(task.vae, task.device), ImageArchives(task.image_root)
-    means, deviations, lost = [], [], {}
+    """Write the encoder's tensors [n, channels, h, w] of the images that give latents, in their order, and as metadata
+    {number of the image in the portion: reason} of the others. Returns how many images were tried."""
+    encoder = _encoder_of_this_process(task.family, task.encoder, task.device)
+    archives, encoded, lost = ImageArchives(task.image_root), [], {}
     for number, row in enumerate(task.portion.rows()):
         pixels = torch.from_numpy(fit(decode(archives.read(row)), placement_of(row)))
-        exact = posterior(vae, pixels, task.precision)
+        exact = encoder.encode(pixels, task.precision)
         stored = [latents.to(TORCH_TYPES[task.dtype]) for latents in exact]
         if reason := why_lost(exact, stored):
             lost[number] = reason
             continue
-        means.append(stored[0])
-        deviations.append(stored[1])
-    tensors = {"mean": torch.stack(means), "std": torch.stack(deviations)} if means else {}
+        encoded.append(stored)
+    columns = zip(encoder.tensors, zip(*encoded, strict=True), strict=True) if encoded else ()
+    tensors = {name: torch.stack(latents) for name, latents in columns}
     write_tensors(task.portion.output, tensors, {"lost": json.dumps(lost)})
     return len(task.portion)
 

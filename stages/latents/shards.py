@@ -1,8 +1,8 @@
 """The latents folder: shards of one bucket each, an index, and the list of lost images.
 
-`latents-00000.safetensors`: mean, std [n, channels, h, w] in `latents.dtype`, ids int64 [n], and as metadata the digest of
-the VAE. `index.parquet`, sorted by id, says where each image is, how it was cut and what its sha256 is; `lost.parquet`
-which images are not there and why.
+`latents-00000.safetensors`: mean and, of a VAE, std [n, channels, h, w] in `latents.dtype`, ids int64 [n], and as metadata
+the digest of the encoder. `index.parquet`, sorted by id, says where each image is, how it was cut and what its sha256 is;
+`lost.parquet` which images are not there and why.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,8 +16,8 @@ import polars as pl
 import torch
 from safetensors import safe_open
 
+from booru.images.portions import Portion
 from booru.shards import write_frame
-from latents.portions import Portion
 
 INDEX_SCHEMA = {
     "id": pl.Int64, "shard": pl.String, "row": pl.Int32, "bucket_width": pl.Int32, "bucket_height": pl.Int32,
@@ -70,7 +70,7 @@ def write_shard(path: Path, ids: Sequence[int], pieces: Sequence[Piece], metadat
     id_tensor = torch.tensor(ids, dtype=torch.int64)
     specs = {"ids": spec_of(id_tensor)}
     with safe_open(pieces[0].file, framework="pt") as file:
-        for name in ("mean", "std"):
+        for name in file.keys():  # noqa: SIM118 - no mapping
             first = spec_of(file.get_slice(name)[:1])
             specs[name] = TensorSpec(first.dtype, (len(ids), *first.shape[1:]))
 

@@ -1,4 +1,7 @@
-"""Which VAE a latents folder was encoded by, so that training refuses the latents of another one."""
+"""What encoded the pictures of a latents folder, so that training refuses the latents of another VAE or image encoder.
+
+SDXL's base model encodes them by its VAE, Stable Cascade's by EfficientNet: the folder `vae` or `effnet` of the base.
+"""
 
 from pathlib import Path
 
@@ -7,27 +10,37 @@ from repro.hashing import hash_tree, sha256_json
 
 from safetensors import SafetensorError, safe_open
 
-# The key of a shard's metadata that holds the VAE's digest.
+ENCODERS = ("vae", "effnet")
+# The key of a shard's metadata that holds the encoder's digest.
 VAE_KEY = "vae"
 
 
 def vae_digest(base: Path) -> str:
-    """sha256 over names and contents of the files of the VAE in the diffusers folder `base`.
+    """sha256 over names and contents of the files of the VAE, or of the image encoder, in the diffusers folder `base`.
 
     Raises:
         StageError: there is none.
     """
-    files = hash_tree(Path(base) / "vae")
-    if not files:
-        raise StageError(f"{Path(base) / 'vae'}: missing; {base} must be a diffusers folder, made by stages/make_base.py")
-    return sha256_json(files)
+    return sha256_json(hash_tree(_encoder(base)))
+
+
+def _encoder(base: Path) -> Path:
+    """Raises:
+    StageError: the folder has no encoder with files in it."""
+    for encoder in ENCODERS:
+        if hash_tree(Path(base) / encoder):
+            return Path(base) / encoder
+    raise StageError(
+        f"{Path(base) / ENCODERS[0]}: missing, and so is {ENCODERS[1]}; {base} must be a diffusers folder, made by"
+        " stages/make_base.py"
+    )
 
 
 def latents_vae(folder: Path) -> str:
-    """The digest of the VAE that encoded the shards of a latents folder.
+    """The digest of what encoded the shards of a latents folder.
 
     Raises:
-        StageError: no shards, one that cannot be read or names no VAE, or shards of several.
+        StageError: no shards, one that cannot be read or names no encoder, or shards of several.
     """
     digests = {}
     for shard in sorted(Path(folder).glob("latents-*.safetensors")):
@@ -37,22 +50,22 @@ def latents_vae(folder: Path) -> str:
         except SafetensorError as error:
             raise StageError(f"{shard}: not a safetensors file ({error}); run the cache-latents stage again") from None
         if digest is None:
-            raise StageError(f"{shard}: does not say which VAE encoded it; run the cache-latents stage again")
+            raise StageError(f"{shard}: does not say which VAE or image encoder encoded it; run the cache-latents stage again")
         digests.setdefault(digest, shard.name)
     if not digests:
         raise StageError(f"{folder}: no latents-*.safetensors; run the cache-latents stage first")
     if len(digests) > 1:
         several = " and ".join(digests.values())
-        raise StageError(f"{folder}: {several} come from different VAEs; run the cache-latents stage again")
+        raise StageError(f"{folder}: {several} come from different VAEs or image encoders; run the cache-latents stage again")
     return next(iter(digests))
 
 
 def refuse_latents_of_another_vae(latents: Path, base: Path) -> None:
     """Raises:
-    StageError: the latents were not encoded by the VAE of the diffusers folder `base`."""
+    StageError: the latents were not encoded by the VAE, or image encoder, of the diffusers folder `base`."""
     encoded_by, ours = latents_vae(latents), vae_digest(base)
     if encoded_by != ours:
         raise StageError(
-            f"{latents}: encoded by the VAE {encoded_by[:12]}, but {Path(base) / 'vae'} is {ours[:12]};"
+            f"{latents}: encoded by the VAE or image encoder {encoded_by[:12]}, but {_encoder(base)} is {ours[:12]};"
             " run the cache-latents stage with this base model"
         )

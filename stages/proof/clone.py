@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,34 @@ def clone(repository: Path, folder: Path) -> None:
         StageError: git failed; its own words.
     """
     git("clone", "--quiet", str(repository), str(folder), folder=repository, umask=FOREIGN_UMASK)
+
+
+def committed_lock(repository: Path, recipe: str | None) -> Path:
+    """The lock file of a recipe's run, or of the one in place, as a path in the repository.
+
+    Raises:
+        StageError: the recipe has none.
+    """
+    if recipe is None:
+        return Path("dvc.lock")
+    lock = Path("recipes", f"{recipe}.lock")
+    if not (repository / lock).exists():
+        raise StageError(f"{lock}: not found; `make recipe-lock NAME={recipe}` runs the recipe and writes it")
+    return lock
+
+
+def put_recipe(folder: Path, recipe: str) -> None:
+    """Give a clone a recipe, and its lock if there is one, instead of those in place.
+
+    Raises:
+        StageError: no such recipe.
+    """
+    source, lock = folder / "recipes" / f"{recipe}.yaml", folder / "recipes" / f"{recipe}.lock"
+    if not source.exists():
+        raise StageError(f"{source.relative_to(folder)}: no such recipe")
+    shutil.copyfile(source, folder / "params.yaml")
+    if lock.exists():
+        shutil.copyfile(lock, folder / "dvc.lock")
 
 
 def set_processes(params: Path, processes: int) -> None:

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 from ccip.encoder import CcipEncoder
 from ccip.score import differences
-from families.sdxl import Sdxl, decode_picture, load_sdxl, sample_latents
+from families.family import Family, Model, family
 from proof.fingerprint import measure
 from training.loop import Job, run_updates
 from training.ranks import Ranks
@@ -79,12 +79,11 @@ def training_digests(params: Params, base: Path) -> Iterator[tuple[str, str]]:
     yield "losses and gradient norms", sha256_json([[row.loss, row.grad_norm] for row in history])
 
 
-def picture_digests(model: Sdxl, params: Params, ccip: Path) -> Iterator[tuple[str, str]]:
+def picture_digests(of: Family, model: Model, params: Params, ccip: Path) -> Iterator[tuple[str, str]]:
     """Digests of two pictures, of their CCIP features, and of their difference."""
     encoder = CcipEncoder(ccip)
     sampling = params.evaluate.generation.model_copy(update=SAMPLING)
-    latents = [sample_latents(model, prompt, params.seed, sampling) for prompt in ("1girl, solo, smile", "1boy, solo, hat")]
-    pictures = [decode_picture(model, one) for one in latents]
+    pictures = [of.draw_picture(model, prompt, params.seed, sampling) for prompt in ("1girl, solo, smile", "1boy, solo, hat")]
     features = np.stack([encoder.features(picture) for picture in pictures])
     yield "pictures", hashlib.sha256(b"".join(picture.tobytes() for picture in pictures)).hexdigest()
     yield "CCIP features", hashlib.sha256(features.tobytes()).hexdigest()
@@ -94,7 +93,8 @@ def picture_digests(model: Sdxl, params: Params, ccip: Path) -> Iterator[tuple[s
 def run_job(params: Params, base: Path, ccip: Path) -> dict[str, str]:
     digests = {f"operation: {name}": digest for name, digest in measure(ccip / "model_feat.onnx").items()}
     digests |= {f"training: {name}": digest for name, digest in training_digests(params, base)}
-    digests |= {f"evaluation: {name}": digest for name, digest in picture_digests(load_sdxl(base), params, ccip)}
+    of = family(params.family)
+    digests |= {f"evaluation: {name}": digest for name, digest in picture_digests(of, of.load(base), params, ccip)}
     return digests
 
 

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from reporting.evaluation import extremes, mode_lines, named_skipped, plots_in_order
 from reporting.facts import report_facts
+from reporting.families import FAMILY_WORDS
 from reporting.inputs import Paths
 from reporting.records import HashedFile, Inputs
 from reporting.wording import FILTERS, mode
@@ -95,7 +96,7 @@ def front_matter(params: Params, inputs: Inputs) -> str:
         **({"datasets": report.datasets} if report.datasets else {}),
         "tags": [
             "text-to-image",
-            "stable-diffusion-xl",
+            FAMILY_WORDS[params.family].hub_tag,
             "anime",
             "art",
             *(["lokr", "lycoris"] if params.train.method == "lokr" else []),

@@ -37,7 +37,7 @@ PLOT_WORDS = {
 GRID_WORDS = {"best.png": "Best", "worst.png": "Worst", "changed.png": "Most changed"}
 SAMPLER_WORDS = {
     "euler": "Euler", "euler_ancestral": "Euler ancestral", "ddim": "DDIM", "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_karras": "DPM++ 2M Karras",
+    "dpmpp_2m_karras": "DPM++ 2M Karras", "ddpm": "DDPM",
 }  # fmt: skip
 # Skipped characters that the card names; the page has all of them.
 NAMED_SKIPPED = 40

@@ -12,6 +12,7 @@ import yaml
 from booru.captioning.profiles import Profile, profile
 from generation.requests import spoken
 from reporting.evaluation import SAMPLER_WORDS, evaluation_facts
+from reporting.families import FAMILY_WORDS, annotation_models, sampling_words
 from reporting.records import Captions, Inputs
 from reporting.training import training_facts
 
@@ -28,6 +29,7 @@ PART_WORDS = {
     "quality": "<quality tag>",
     "aesthetic": "<aesthetic tag>",
     "custom": "<custom tags>",
+    "text": 'The text says "<text>"',
 }
 # Kohaku XL's cards name the first three: tags that work, characters that need no further tags, and those that may work.
 LIST_STEPS = (1000, 500, 100, 10)
@@ -50,9 +52,10 @@ def name_list(counts: dict[str, int]) -> NameList:
 
 
 def caption_format(rules: Profile, custom: bool) -> list[str]:
-    """The kept and the general part of a caption, one line each; `custom` whether image folders bring words of their own."""
+    """The kept and the general part of a caption, one line each, without an empty one; `custom` whether image folders bring
+    words of their own."""
     shown = [[part for part in parts if custom or part != "custom"] for parts in (rules.keep, rules.general)]
-    return [", ".join(PART_WORDS[part] for part in parts) for parts in shown]
+    return [", ".join(PART_WORDS[part] for part in parts) for parts in shown if parts]
 
 
 def year_words(rules: Profile) -> list[tuple[str, str]]:
@@ -149,6 +152,8 @@ def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
             "characters": name_list(inputs.characters),
             "prompt_name": spoken,
             "asked": asked,
-            "sampler": SAMPLER_WORDS[asked.sampler],
+            "family": FAMILY_WORDS[params.family],
+            "annotations": annotation_models(params.annotate),
+            "sampling": sampling_words(SAMPLER_WORDS[asked.sampler], asked),
         }
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
-from repro.errors import StageError
+from repro.errors import StageError, first_problem
 from repro.hashing import MANIFEST_NAME, remembered_sha256, sha256_file
 
 import polars as pl
@@ -60,9 +60,7 @@ def _text(path: Path, stage: str) -> str:
 
 
 def _explained(path: Path, stage: str, error: ValidationError) -> StageError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return StageError(f"{path}: {where + ': ' if where else ''}{first['msg']}; run the {stage} stage again")
+    return StageError(f"{path}: {first_problem(error)}; run the {stage} stage again")
 
 
 def read_report(path: Path, model: type[Model], stage: str) -> Model:

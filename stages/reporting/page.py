@@ -10,6 +10,7 @@ from markupsafe import Markup
 from reporting.embedding import is_wide, picture_uri, plot_uri, sheet_uris
 from reporting.evaluation import GRID_WORDS, extremes, plots_in_order
 from reporting.facts import report_facts
+from reporting.families import FAMILY_WORDS
 from reporting.inputs import GRID, Paths
 from reporting.plots import loss_chart, rate_chart
 from reporting.records import Inputs
@@ -33,6 +34,7 @@ def report_page(params: Params, inputs: Inputs, paths: Paths) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= FILTERS | {"picture_uri": picture_uri, "plot_uri": plot_uri, "is_wide": is_wide}
+    family = FAMILY_WORDS[params.family]
     sheets = [row for row in extremes(inputs.rows, SHEETS_EACH, inputs.change) if row.name in inputs.sheets]
     return environment.get_template("page.html.jinja").render(
         report_facts(params, inputs),
@@ -43,7 +45,7 @@ def report_page(params: Params, inputs: Inputs, paths: Paths) -> str:
         overview=inputs.grids[GRID],
         grids=[(words, inputs.grids[name]) for name, words in GRID_WORDS.items() if name in inputs.grids],
         loss_chart=loss_chart(inputs.history),
-        rate_chart=rate_chart(inputs.history),
+        rate_chart=rate_chart(inputs.history, family.denoiser, family.encoders),
         plots=plots_in_order(inputs.plots),
         sheets=sheets,
         sheet_places={row.name: place for place, row in enumerate(sheets, start=1)},

@@ -107,10 +107,10 @@ def loss_chart(history: Sequence[HistoryRow]) -> Markup:
     return line_chart(lines, title, "update")
 
 
-def rate_chart(history: Sequence[HistoryRow]) -> Markup:
-    """Learning rates of UNet and text encoders."""
-    unet = [(float(row.update), row.lr) for row in history]
+def rate_chart(history: Sequence[HistoryRow], denoiser: str, encoders: str) -> Markup:
+    """Learning rates of the denoiser and of the text encoders, by these names."""
+    rates = [(float(row.update), row.lr) for row in history]
     text = [(float(row.update), row.te_lr) for row in history]
-    title = f"Learning rates: {max(y for _, y in unet):g} for the UNet, {max(y for _, y in text):g} for the text encoders"
-    lines = [Line("UNet", "strong", thinned(unet)), Line("text encoders", "second", thinned(text))]
+    title = f"Learning rates: {max(y for _, y in rates):g} for the {denoiser}, {max(y for _, y in text):g} for the {encoders}"
+    lines = [Line(denoiser, "strong", thinned(rates)), Line(encoders, "second", thinned(text))]
     return line_chart(lines, title, "update", from_zero=True)

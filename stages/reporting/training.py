@@ -1,6 +1,8 @@
 """How the model was trained, in words: what the parameters of the trainer mean to a reader of the card."""
 
-from repro.params import Base, Latents, Lokr, Params, Train
+from repro.params import Base, FamilyName, Latents, Lokr, Params, Train
+
+from reporting.families import FAMILY_WORDS
 
 OPTIMIZER_WORDS = {
     "lion8bit": "Lion8bit", "lion": "Lion", "adamw8bit": "AdamW8bit", "adamw": "AdamW", "adafactor": "Adafactor",
@@ -20,10 +22,10 @@ def schedule_words(train: Train) -> str:
     return f"{train.schedule} with warm-up" if train.warmup_updates else train.schedule
 
 
-def factor_words(lokr: Lokr) -> str:
+def factor_words(lokr: Lokr, denoiser: str) -> str:
     """The LoKr factors by module class, and what differs by name."""
     by_class = (
-        f"UNet attention {lokr.unet_attention}, feed-forward {lokr.unet_feed_forward}, resnet {lokr.unet_resnet},"
+        f"{denoiser} attention {lokr.unet_attention}, feed-forward {lokr.unet_feed_forward}, resnet {lokr.unet_resnet},"
         f" projections {lokr.unet_projection}; text encoder attention {lokr.text_attention}, MLP {lokr.text_mlp}"
     )
     by_name = [f"{name} {'untrained' if factor is None else factor}" for name, factor in lokr.by_name.items()]
@@ -35,8 +37,12 @@ def epoch_words(train: Train) -> str | None:
     return None if train.epochs is None else f"{train.epochs:,} epoch{'s' if train.epochs > 1 else ''} asked for"
 
 
-def weighting_words(train: Train) -> str:
+def weighting_words(train: Train, family: FamilyName) -> str:
     """How the loss is weighted by timestep."""
+    if train.adaptive_loss_weight:
+        return "adaptive, by the inverse of what losses were at like noise"
+    if family == "cascade":
+        return "P2, 1 / (1 + SNR)"
     if train.debiased:
         return "debiased"
     return "none" if train.min_snr_gamma is None else f"min-SNR, gamma {train.min_snr_gamma:g}"
@@ -68,8 +74,8 @@ def bucket_words(latents: Latents) -> str:
 
 
 def method_papers(params: Params) -> list[str]:
-    """The papers of what this recipe uses, beside SDXL's own."""
-    train, papers = params.train, []
+    """The papers of what this recipe uses, that of the architecture first."""
+    train, papers = params.train, [FAMILY_WORDS[params.family].paper]
     if train.method == "lokr":
         papers.append(
             "Yeh et al. (2024), Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation,"
@@ -79,6 +85,8 @@ def method_papers(params: Params) -> list[str]:
         papers.append("Hang et al. (2023), Efficient Diffusion Training via Min-SNR Weighting Strategy, arXiv:2303.09556")
     if train.debiased:
         papers.append("Yu et al. (2024), Debias the Training of Diffusion Models, arXiv:2310.08442")
+    if params.family == "cascade" and not train.adaptive_loss_weight:
+        papers.append("Choi et al. (2022), Perception Prioritized Training of Diffusion Models, arXiv:2204.00227")
     if params.base.prediction == "v_prediction":
         papers.append("Salimans and Ho (2022), Progressive Distillation for Fast Sampling of Diffusion Models, arXiv:2202.00512")
     if params.base.zero_terminal_snr:
@@ -92,9 +100,9 @@ def training_facts(params: Params) -> dict[str, str | list[str] | bool | None]:
     return {
         "optimizer": OPTIMIZER_WORDS[train.optimizer],
         "schedule": schedule_words(train),
-        "factors": factor_words(train.lokr),
+        "factors": factor_words(train.lokr, FAMILY_WORDS[params.family].denoiser),
         "epochs_asked": epoch_words(train),
-        "weighting": weighting_words(train),
+        "weighting": weighting_words(train, params.family),
         "noise": noise_words(train),
         "target": target_words(params.base),
         "arithmetic": f"{train.precision} on {DEVICE_WORDS[params.device]}",

@@ -6,6 +6,10 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 USER_ERROR_EXIT = 2
 
@@ -22,6 +26,13 @@ def describe_os_error(error: OSError) -> str:
     if error.errno == errno.EDQUOT:
         return f"{name}: disk quota exceeded; free some and run again (nothing half-written is left)"
     return f"{name}: {error.strerror or error}"
+
+
+def first_problem(error: "ValidationError") -> str:
+    """What pydantic found first: the place in the data, if it is not all of it, and its words."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
 
 
 def run_stage(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:

@@ -70,6 +70,7 @@ TEXT_CHUNK = 75
 ALWAYS_BLOCKED = ("loli", "shota", "toddlercon")
 
 
+FamilyName = Literal["sdxl", "cascade"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Rating = Literal["general", "sensitive", "questionable", "explicit"]
 # Ids from here on are those of plain image folders' pictures; the metadata database's stay below.
@@ -222,11 +223,41 @@ class Filter(Section):
         return self
 
 
+class ScoresAbove(Section):
+    """Pictures with more than these scores (null: any), each 0..1, as data/annotations has them."""
+
+    aesthetic: Share | None
+    quality: Share | None
+
+    @model_validator(mode="after")
+    def _asks_for_one(self) -> "ScoresAbove":
+        if self.aesthetic is None and self.quality is None:
+            raise ValueError("give a score in aesthetic or in quality, or leave the section null")
+        return self
+
+
+class ScoreRepeat(ScoresAbove):
+    """Pictures with more than these scores occur `extra` times more in an epoch."""
+
+    extra: Annotated[int, Field(ge=1, le=1000)]
+
+
 class Caption(Section):
-    """`percentiles`: quality words from the profile's own table, or from the percentiles of the kept posts."""
+    """`percentiles`: quality words from the profile's own table, or from the percentiles of the kept posts.
+
+    `tags`: those of the metadata, or those of the tagger, which then also tells the rating: general and character tags with
+    at least these probabilities. `wording`: what the models say, letter for letter as the scripts of the profile's model wrote
+    it, slips included, or clean. `above`: what pictures need to be captioned at all.
+    """
 
     profile: str
     percentiles: Literal["table", "selection"]
+    tags: Literal["metadata", "annotations"]
+    general_threshold: Share
+    character_threshold: Share
+    wording: Literal["exact", "clean"]
+    above: ScoresAbove | None
+    repeats: list[ScoreRepeat]
 
 
 class Latents(Section):
@@ -298,12 +329,21 @@ class Checkpoints(Section):
         return self
 
 
-SAMPLERS = ("euler", "euler_ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_karras")
+SAMPLERS = ("euler", "euler_ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_karras", "ddpm")
+# Samplers that each family's schedule has a table for.
+FAMILY_SAMPLERS: dict[FamilyName, tuple[str, ...]] = {"sdxl": SAMPLERS[:-1], "cascade": ("euler", "dpmpp_2m", "ddpm")}
+
+
+class Decoder(Section):
+    """Stable Cascade's second sampling, from stage C's latents to the picture, by DDPM steps; a guidance of 1 is none."""
+
+    steps: Annotated[int, Field(ge=1, lt=1000)]
+    guidance: Annotated[float, Field(ge=1)]
 
 
 class SampledPictures(Section):
     """How pictures are sampled; sizes in pixels. The original size is what SDXL is told that the picture had before it
-    was scaled: like the training pictures' for the same sharpness."""
+    was scaled: like the training pictures' for the same sharpness. Stable Cascade has `decoder` in its place."""
 
     negative_prompt: str
     sampler: Literal[SAMPLERS]
@@ -311,8 +351,9 @@ class SampledPictures(Section):
     guidance: Positive
     width: Annotated[int, Field(ge=8, multiple_of=8)]
     height: Annotated[int, Field(ge=8, multiple_of=8)]
-    original_width: Count
-    original_height: Count
+    original_width: Count | None
+    original_height: Count | None
+    decoder: Decoder | None
 
 
 class Pictures(SampledPictures):
@@ -323,7 +364,11 @@ class Pictures(SampledPictures):
 
 
 class Train(Section):
-    """One update is `batch_size` images: virtual_ranks x accumulation micro-batches of micro_batch_size each."""
+    """One update is `batch_size` images: virtual_ranks x accumulation micro-batches of micro_batch_size each.
+
+    SDXL's losses are weighted by min_snr_gamma or debiased, or not; Stable Cascade's by P2, or with `adaptive_loss_weight` by
+    the inverse of what losses were at like noise.
+    """
 
     precision: Precision
     method: Literal["lokr", "full"]
@@ -341,6 +386,7 @@ class Train(Section):
     max_grad_norm: Positive
     min_snr_gamma: Positive | None
     debiased: bool
+    adaptive_loss_weight: bool
     noise_offset: Annotated[float, Field(ge=0)]
     adaptive_noise_offset: float
     max_token_length: Count
@@ -404,14 +450,17 @@ class FormulaSection(Section):
 
 
 class Base(FormulaSection):
-    """The model that training starts from, of `models`; written as fp16.
+    """The model that training starts from, of `models`; written as fp16, Stable Cascade as fp32.
 
     `prediction` and `zero_terminal_snr` are what it is trained to predict from here on, and its noise schedule; null
-    keeps what the formula's first model says.
+    keeps what the formula's first model says. `image_encoder` (EfficientNet's file or folder) and `decoder` (a diffusers
+    folder of stage B and stage A) are of Stable Cascade, in models.folder; null where the formula's first model has its own.
     """
 
     prediction: Literal["epsilon", "v_prediction"] | None
     zero_terminal_snr: bool | None
+    image_encoder: str | None
+    decoder: str | None
 
 
 class Merge(FormulaSection):
@@ -449,6 +498,61 @@ class Ccip(Section):
     folder: str
     hub: HubFolder | None
     sha256: dict[str, Sha256]
+
+
+class AnnotationModel(Section):
+    """A model that describes pictures: its folder within annotate.folder, and where `make taggers` brings that from (null:
+    it is there already). `sha256` is what its files must have, by name; what is not named is not checked, but every file
+    from the hub must be."""
+
+    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")]
+    hub: HubFolder | None
+    sha256: dict[str, Sha256]
+
+
+class Tagger(AnnotationModel):
+    """A WD tagger (ONNX). `preprocess`: as which revision of sd-scripts, or as imgutils, makes its input of a picture.
+    Probabilities below `floor` are not kept: thresholds of captions cannot be lower."""
+
+    preprocess: Literal["kohya-2024-04", "kohya-2024-07", "kohya-2025-02", "kohya-2026-01", "imgutils"]
+    floor: Share
+
+
+class Scorer(AnnotationModel):
+    """A picture classifier (shadowlilac/aesthetic-shadow-2): the probability of `label` is the score."""
+
+    label: str
+
+
+class QualityScorer(AnnotationModel):
+    """Waifu Diffusion's aesthetic head, the file `head` of its path, over a CLIP image encoder."""
+
+    head: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+    clip: AnnotationModel
+
+
+class TextReader(AnnotationModel):
+    """LLaVA in `precision`, asked `prompt` of the pictures that the metadata or the tagger gives one of `only_tags`; an
+    answer and the prompt have `max_length` tokens together, the picture counted as one."""
+
+    precision: Precision
+    prompt: str
+    max_length: Count
+    only_tags: Annotated[list[str], Field(min_length=1)]
+
+
+class Annotate(Section):
+    """The models that describe pictures where no database does, in float32 but for the reader; null: not asked.
+
+    A picture's results may depend in their last bits on `batch_size`, never on which pictures share a batch.
+    """
+
+    folder: str
+    batch_size: Count
+    tags: Tagger | None
+    aesthetic: Scorer | None
+    quality: QualityScorer | None
+    text: TextReader | None
 
 
 class References(Section):
@@ -531,6 +635,7 @@ class Runtime(Section):
 
 class Params(Section):
     recipe: str
+    family: FamilyName
     # Decides bits as the precision does, so it is the recipe's: the CPU's are the same on every machine, a GPU's on its model.
     device: Literal["cpu", "cuda"]
     seed: Annotated[int, Field(ge=0)]
@@ -541,6 +646,7 @@ class Params(Section):
     ingest: Ingest
     select: Select
     filter: Filter
+    annotate: Annotate
     caption: Caption
     latents: Latents
     train: Train
@@ -548,6 +654,52 @@ class Params(Section):
     evaluate: Evaluate
     report: Report
     runtime: Runtime
+
+    @model_validator(mode="after")
+    def _fits_the_family(self) -> "Params":
+        settings, cascade = self.train, self.family == "cascade"
+        sampled = {"evaluate.generation": self.evaluate.generation} | (
+            {"train.pictures": settings.pictures} if settings.pictures else {}
+        )
+        for key, pictures in sampled.items():
+            if pictures.sampler not in FAMILY_SAMPLERS[self.family]:
+                allowed = ", ".join(FAMILY_SAMPLERS[self.family])
+                raise ValueError(f"{key}.sampler: {pictures.sampler} is not one of family {self.family}; it has {allowed}")
+            if (pictures.decoder is not None) != cascade:
+                raise ValueError(f"{key}.decoder: family cascade needs it, family sdxl has none; family is {self.family}")
+            if (pictures.original_width is None or pictures.original_height is None) != cascade:
+                raise ValueError(f"{key}.original_width, original_height: of family sdxl only; family is {self.family}")
+        of_sdxl = {
+            "base.prediction": self.base.prediction,
+            "base.zero_terminal_snr": self.base.zero_terminal_snr,
+            "train.min_snr_gamma": settings.min_snr_gamma,
+            "train.debiased": settings.debiased or None,
+            "train.noise_offset": settings.noise_offset or None,
+            "train.adaptive_noise_offset": settings.adaptive_noise_offset or None,
+        }
+        of_cascade = {
+            "base.image_encoder": self.base.image_encoder,
+            "base.decoder": self.base.decoder,
+            "train.adaptive_loss_weight": settings.adaptive_loss_weight or None,
+        }
+        for key, value in (of_sdxl if cascade else of_cascade).items():
+            if value is not None:
+                raise ValueError(f"{key}: family {self.family} has no such setting; leave it null, false or 0")
+        return self
+
+    @model_validator(mode="after")
+    def _captions_have_their_annotations(self) -> "Params":
+        asked, caption = self.annotate, self.caption
+        if caption.tags == "annotations":
+            if asked.tags is None:
+                raise ValueError("caption.tags: annotations needs a tagger in annotate.tags")
+            if min(caption.general_threshold, caption.character_threshold) < asked.tags.floor:
+                raise ValueError(f"caption's thresholds must not be below annotate.tags.floor ({asked.tags.floor})")
+        for key, scores in {"above": [caption.above] if caption.above else [], "repeats": caption.repeats}.items():
+            for name in ("aesthetic", "quality"):
+                if getattr(asked, name) is None and any(getattr(score, name) is not None for score in scores):
+                    raise ValueError(f"caption.{key}: {name} needs a model in annotate.{name}")
+        return self
 
     @model_validator(mode="after")
     def _no_blocked_tag_is_asked_for(self) -> "Params":

@@ -10,7 +10,8 @@ from repro.tensorfile import spec_of, tensor_bytes, write_tensors
 import torch
 from diffusers import AutoencoderKL
 
-from checkpoints.diffusers_folder import PIPELINE, WEIGHTS, open_folder, write_folder
+from checkpoints.diffusers_folder import open_folder, write_folder
+from checkpoints.model_family import SDXL
 from sample.architecture import make_scheduler, make_text_encoders, make_unet
 from sample.tokenizers import write_tokenizers
 
@@ -26,7 +27,7 @@ COMPONENTS = {
 }
 TOKENS = "text_model.embeddings.token_embedding.weight"
 # SDXL's own setting: an empty negative prompt is zeros. The trainer's dropped captions are encoded, so not here.
-MODEL_INDEX = {"_class_name": PIPELINE, "force_zeros_for_empty_prompt": False, **{k: list(v) for k, v in COMPONENTS.items()}}
+MODEL_INDEX = {"_class_name": SDXL.pipeline, "force_zeros_for_empty_prompt": False, **{k: list(v) for k, v in COMPONENTS.items()}}
 # The saving library's version, the place of saving, and a set in no fixed order: none belongs to the model.
 LEFT_OUT = ("_diffusers_version", "transformers_version", "_name_or_path", "_use_default_values")
 
@@ -48,7 +49,7 @@ def write_start(folder: Path, vae: AutoencoderKL, merges: Path, seed: int) -> No
             config = model.config.to_diff_dict() | {"torch_dtype": "float32"} if is_text else model.config
             (target / name / "config.json").write_text(_config_json(config, None if is_text else COMPONENTS[name][1]))
             tensors = {key: t.half() if name == "vae" else t for key, t in model.state_dict().items()}
-            write_tensors(target / name / WEIGHTS[name], tensors, {"format": "pt"})
+            write_tensors(target / name / SDXL.weights[name], tensors, {"format": "pt"})
         write_tokenizers(merges, target)
         scheduler = make_scheduler()
         (target / "scheduler").mkdir()

@@ -1,6 +1,7 @@
 """What is trained: a LoKr on a frozen model, or the model's own weights.
 
-Groups are `text` (rate te_lr) and `unet` (rate lr). A text rate of 0 leaves both text encoders as they are.
+Groups are `text` (rate te_lr) and `unet` (rate lr), whatever the family calls its components. A text rate of 0 leaves text
+encoders as they are.
 """
 
 from collections.abc import Mapping
@@ -9,18 +10,17 @@ from dataclasses import dataclass, field
 from repro.devices import TORCH_TYPES
 from repro.errors import StageError
 from repro.numerics import fix_torch
-from repro.params import Lokr, Params
+from repro.params import FamilyName, Lokr, Params
 from repro.randomness import seed_for
 from repro.tensorfile import TensorSpec
 
 import torch
 
-from families.sdxl import Sdxl
+from families.family import Model, Modules, family
 from training.lokr_layers import LokrConv2d, LokrLayer, LokrLinear, lokr_shapes
-from training.lokr_targets import GROUPS, LokrTarget, lokr_targets
+from training.lokr_targets import LokrTarget, lokr_targets
 
 NamedParameters = list[tuple[str, torch.nn.Parameter]]
-COMPONENTS = ("unet", "text_encoder", "text_encoder_2", "vae")
 FILE_DTYPES = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
 W1, W2, ALPHA = "lokr_w1", "lokr_w2", "alpha"
 
@@ -44,41 +44,44 @@ class Trained:
             layer.unfold_gradient()
 
 
-def make_trained(model: Sdxl, params: Params) -> Trained:
+def make_trained(model: Model, params: Params) -> Trained:
     """Put what `train.method` trains into the model, its frozen weights in the recipe's precision.
 
     Raises:
-        StageError: nothing to train in this UNet, a `by_name` pattern that matches no layer, or not an SDXL model.
+        StageError: nothing to train but text encoders, a `by_name` pattern that matches no layer, or not a model of the family.
     """
     fix_torch()
-    train_text = params.te_lr > 0
-    trained = _all_weights(model, train_text) if params.train.method == "full" else _attach_lokr(model, params, train_text)
+    modules = family(params.family).modules_of(model)
+    trained = _all_weights(modules, params) if params.train.method == "full" else _attach_lokr(modules, params)
     if not trained.groups.get("unet"):
-        raise StageError(f"train.method {params.train.method}: found nothing to train in this UNet")
+        (component,) = trained_components(params.family, train_text=False)
+        raise StageError(f"train.method {params.train.method}: found nothing to train in the {component}")
     return trained
 
 
-def _all_weights(model: Sdxl, train_text: bool) -> Trained:
-    """All weights of the UNet and, if asked, of both text encoders."""
+def trained_components(name: FamilyName, train_text: bool) -> list[str]:
+    """The components of a family whose weights are trained, text encoders, if asked, first."""
+    return [component for component, group in family(name).GROUPS.items() if group == "unet" or train_text]
+
+
+def _all_weights(modules: Modules, params: Params) -> Trained:
     groups: dict[str, NamedParameters] = {}
-    for component, group in GROUPS.items():
-        if group == "unet" or train_text:
-            parameters = getattr(model, component).named_parameters()
-            groups.setdefault(group, []).extend((f"{component}.{name}", parameter) for name, parameter in parameters)
+    for component in trained_components(params.family, params.te_lr > 0):
+        parameters = ((f"{component}.{name}", parameter) for name, parameter in modules[component].named_parameters())
+        groups.setdefault(family(params.family).GROUPS[component], []).extend(parameters)
     return Trained(groups)
 
 
-def _attach_lokr(model: Sdxl, params: Params, train_text: bool) -> Trained:
+def _attach_lokr(modules: Modules, params: Params) -> Trained:
     """A LoKr layer in the place of each target; w1 is drawn from a generator keyed by the layer's name."""
     settings = params.train
-    models = {component: getattr(model, component) for component in COMPONENTS}
-    for component in GROUPS:
-        _hold_frozen_weights_in(TORCH_TYPES[settings.precision], models[component])
+    for component in family(params.family).GROUPS:
+        _hold_frozen_weights_in(TORCH_TYPES[settings.precision], modules[component])
     trained = Trained({})
-    for target in lokr_targets(models, settings.lokr, train_text):
+    for target in lokr_targets(params.family, modules, settings.lokr, params.te_lr > 0):
         kind = LokrLinear if isinstance(target.layer, torch.nn.Linear) else LokrConv2d
         layer = kind(target.layer, target.factor, settings.precision, seed_for(params.seed, "lokr w1", target.name))
-        models[target.component].set_submodule(target.path, layer)
+        modules[target.component].set_submodule(target.path, layer)
         trained.groups.setdefault(target.group, []).extend([(f"{target.name}.{W1}", layer.w1), (f"{target.name}.{W2}", layer.w2)])
         if layer.folded is not None:
             trained.folded_layers.append(layer)
@@ -121,12 +124,8 @@ class LokrSize:
     tensor_bytes: int
 
 
-def lokr_size(models: Mapping[str, torch.nn.Module], lokr: Lokr, train_text: bool, file_dtype: str) -> LokrSize:
-    """How large a LoKr on these models is; no weight is read, so that they may be on the meta device.
-
-    Args:
-        models: unet, text_encoder, text_encoder_2 and vae by name.
-    """
-    specs = lokr_specs(lokr_targets(models, lokr, train_text), file_dtype)
-    numbers = sum(spec.elements for name, spec in specs.items() if not name.endswith(ALPHA))
+def lokr_size(name: FamilyName, modules: Modules, lokr: Lokr, train_text: bool, file_dtype: str) -> LokrSize:
+    """How large a LoKr on a family's components is; no weight is read, so that they may be on the meta device."""
+    specs = lokr_specs(lokr_targets(name, modules, lokr, train_text), file_dtype)
+    numbers = sum(spec.elements for tensor, spec in specs.items() if not tensor.endswith(ALPHA))
     return LokrSize(numbers, sum(spec.byte_count for spec in specs.values()))

@@ -1,8 +1,7 @@
 """Training examples from cached latents and captions, with every draw keyed by (seed, epoch, post id, occurrence)."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -16,8 +15,8 @@ import polars as pl
 import torch
 from safetensors import safe_open
 
-from families.noise import TIMESTEPS, offset_noise
-from families.sdxl import Sizes
+from families.family import Batch, Family, Sizes, family
+from families.noise import offset_noise
 from training.captions import training_caption
 
 INDEX_COLUMNS = (
@@ -25,18 +24,6 @@ INDEX_COLUMNS = (
 )  # fmt: skip
 CAPTION_COLUMNS = ("id", "keep", "general", "repeats")
 WORDS_FILE = "words.parquet"
-
-
-@dataclass
-class Batch:
-    """One micro-batch: latents and noise [n, 4, h, w], timesteps int64 [n]."""
-
-    ids: list[int]
-    latents: torch.Tensor
-    noise: torch.Tensor
-    timesteps: torch.Tensor
-    captions: list[str]
-    sizes: list[Sizes]
 
 
 def _normal(shape: tuple[int, ...], *key: int | str) -> torch.Tensor:
@@ -50,6 +37,12 @@ def draw_key(epoch: int, post: int, occurrence: int) -> tuple[int, ...]:
     repeating a post adds showings and changes none.
     """
     return (epoch, post, occurrence) if occurrence else (epoch, post)
+
+
+def draw_timesteps(of: Family, seed: int, keys: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    """A timestep of training for each key, [keys], int64 or float64 as the family draws them."""
+    drawn = [of.draw_timestep(Stream(seed, "timestep", *key)) for key in keys]
+    return torch.tensor(drawn, dtype=torch.float64 if isinstance(drawn[0], float) else torch.int64)
 
 
 def _sizes(row: dict[str, int]) -> Sizes:
@@ -130,8 +123,9 @@ class Examples:
         StageError: files or columns are missing, or an image has no caption or is shown less than once.
     """
 
-    def __init__(self, latents: Path, captions: Path, params: Params, scaling_factor: float):
-        self.folder, self.params, self.scaling_factor = Path(latents), params, scaling_factor
+    def __init__(self, latents: Path, captions: Path, params: Params, scale: float):
+        self.folder, self.params, self.scale = Path(latents), params, scale
+        self.family = family(params.family)
         self.rows = _index(self.folder / "index.parquet")
         self._captions = Captions(Path(captions))
         ids = self.rows["id"].to_numpy()
@@ -160,10 +154,13 @@ class Examples:
         return safe_open(self.folder / name, framework="pt")
 
     def _latents(self, row: dict, key: tuple[int, ...]) -> torch.Tensor:
-        """A fresh sample of the VAE's posterior, scaled."""
-        shard = self._shard(row["shard"])
-        mean, std = (shard.get_slice(name)[row["row"]].float() for name in ("mean", "std"))
-        return (mean + std * _normal(mean.shape, self.params.seed, "posterior", *key)) * self.scaling_factor
+        """Scaled latents: a fresh sample of the encoder's posterior, or what it gave where that has no deviations."""
+        shard, place = self._shard(row["shard"]), row["row"]
+        latents = shard.get_slice("mean")[place].float()
+        if "std" in shard.keys():  # noqa: SIM118 - safe_open is no mapping
+            std = shard.get_slice("std")[place].float()
+            latents = latents + std * _normal(latents.shape, self.params.seed, "posterior", *key)
+        return latents * self.scale
 
     def _noise(self, latents: torch.Tensor, key: tuple[int, ...]) -> torch.Tensor:
         settings, seed = self.params.train, self.params.seed
@@ -173,20 +170,26 @@ class Examples:
         draw = _normal((len(latents), 1, 1), seed, "noise offset", *key)
         return offset_noise(noise, draw, latents, settings.noise_offset, settings.adaptive_noise_offset)
 
+    def _keys(self, places: list[int], epoch: int) -> list[tuple[int, ...]]:
+        occurrences = self._occurrence_of[places].tolist()
+        return [draw_key(epoch, post, k) for post, k in zip(self.post_ids(places), occurrences, strict=True)]
+
+    def timesteps(self, entries: tuple[int, ...], epoch: int) -> torch.Tensor:
+        """The timesteps of `batch`, for a process that computes other entries."""
+        return draw_timesteps(self.family, self.params.seed, self._keys(list(entries), epoch))
+
     def batch(self, entries: tuple[int, ...], epoch: int) -> Batch:
         """The micro-batch of `entries` (their numbers) in `epoch`."""
         places = list(entries)
         images = self._image_of[places]
-        rows = self.rows[images].to_dicts()
-        occurrences = self._occurrence_of[places].tolist()
-        keys = [draw_key(epoch, row["id"], k) for row, k in zip(rows, occurrences, strict=True)]
+        rows, keys = self.rows[images].to_dicts(), self._keys(places, epoch)
         latents = torch.stack([self._latents(row, key) for row, key in zip(rows, keys, strict=True)])
         seed, settings = self.params.seed, self.params.train
         return Batch(
             ids=[row["id"] for row in rows],
             latents=latents,
             noise=torch.stack([self._noise(one, key) for one, key in zip(latents, keys, strict=True)]),
-            timesteps=torch.tensor([Stream(seed, "timestep", *key).below(TIMESTEPS) for key in keys]),
+            timesteps=self.timesteps(entries, epoch),
             captions=[
                 training_caption(*self._captions.tags(place), settings, Stream(seed, "caption", *key))
                 for place, key in zip(self._caption_of[images].tolist(), keys, strict=True)

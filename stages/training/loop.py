@@ -14,10 +14,9 @@ from repro.progress import Progress
 
 import torch
 
-from families.sdxl import denoising_losses, load_sdxl, move_to
+from families.family import family
 from families.text_cache import TextCache
 from training.adapters import make_trained
-from training.checkpointing import checkpoint_gradients
 from training.examples import Examples
 from training.flat import FlatWeights, chunk_squares, norm_of
 from training.gradient_tree import tree_sum, virtual_ranks_of
@@ -61,11 +60,14 @@ class Trainer:
         params, self.settings, self.ranks = job.params, job.params.train, ranks
         self.params = params
         self.mine = virtual_ranks_of(ranks.rank, ranks.world_size, self.settings.virtual_ranks)
-        self.model = load_sdxl(job.base, precision=self.settings.precision)
-        self.examples = Examples(job.latents, job.captions, params, self.model.vae.config.scaling_factor)
+        self.family = family(params.family)
+        self.model = self.family.load(job.base, precision=self.settings.precision, draws=self.settings.pictures is not None)
+        scale = self.family.latent_scale(self.family.modules_of(self.model))
+        self.examples = Examples(job.latents, job.captions, params, scale)
         self.trained = make_trained(self.model, params)
         # Only now, in the recipe's precision: a card that trains half-precision weights need not hold them in float32 first.
-        move_to(self.model, ranks.device)
+        self.family.move_to(self.model, ranks.device)
+        self.loss_weights = self.family.loss_weights(self.model, self.settings, ranks.device)
         self.flat = FlatWeights(self.trained.groups, self.settings.virtual_ranks, ranks.device)
         self.trained.fold()
         numbers = len(self.flat.weights)
@@ -78,7 +80,7 @@ class Trainer:
         if params.te_lr == 0:
             self.model.text_cache = TextCache(params.runtime.text_cache_megabytes)
         if params.runtime.gradient_checkpointing:
-            checkpoint_gradients(self.model)
+            self.family.checkpoint_gradients(self.model)
 
     def first_state(self) -> RunState:
         return RunState(scale=LossScale() if self.settings.precision == "fp16" else None)
@@ -92,7 +94,7 @@ class Trainer:
         """
         update = len(state.history)
         scale = state.scale.value if state.scale else 1.0
-        gradient, losses, stopping = self.gradient(update, scale, stop)
+        gradient, (losses, unweighted), stopping = self.gradient(update, scale, stop)
         if stopping:
             return True
         loss = math.fsum(losses.tolist()) / len(losses)
@@ -101,6 +103,8 @@ class Trainer:
             factor = rate_factor(state.applied, self.settings, self.updates)
             rates = {"unet": self.params.lr * factor, "text": self.params.te_lr * factor}
             self._apply(gradient, norm, scale, rates, state.applied)
+            if self.loss_weights.state is not None:
+                self._follow(update, unweighted)
             state.history.append(Row(update, loss, rates["unet"], rates["text"], norm))
             state.applied += 1
             if state.scale:
@@ -113,11 +117,13 @@ class Trainer:
         return False
 
     def gradient(self, update: int, scale: float, stop: StopRequest) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        """The owned slice of the gradient of update's mean loss over its entries, times `scale`, the loss of each entry
-        in order (float64), and whether any process was asked to stop: then the others are not whole."""
+        """The owned slice of the gradient of update's mean weighted loss over its entries, times `scale`; float64 [2, entries],
+        the weighted and the unweighted loss of each entry in order; and whether any process was asked to stop: then the others
+        are not whole."""
         epoch, work = self.order.epoch_of(update), self.order.update(update)
         counts = [sum(map(len, batches)) for batches in work]
-        losses = torch.zeros(sum(counts) + 1, dtype=torch.float64)
+        losses = torch.zeros(2 * sum(counts) + 1, dtype=torch.float64)
+        by_entry = losses[:-1].view(2, -1)
         computed: dict[int, list[torch.Tensor]] = {}
 
         def gradient_of(i: int) -> torch.Tensor:
@@ -130,27 +136,26 @@ class Trainer:
         # Fetched only now: a GPU computes one micro-batch while the next is prepared.
         for virtual, of_batches in computed.items():
             if of_batches:
-                values, first = torch.cat(of_batches).double().cpu(), sum(counts[:virtual])
-                losses[first : first + len(values)] = values
+                values, first = torch.cat(of_batches, dim=1).double().cpu(), sum(counts[:virtual])
+                by_entry[:, first : first + values.shape[1]] = values
         losses[-1] = float(stop.signal > 0)
-        losses = self.ranks.combine(losses)
-        return gradient, losses[:-1], bool(losses[-1] > 0)
+        self.ranks.combine(losses)
+        return gradient, by_entry, bool(losses[-1] > 0)
 
     def _add_gradients(
         self, batches: list[MicroBatch], epoch: int, scale: float, entries_in_update: int, stop: StopRequest
     ) -> list[torch.Tensor]:
-        """Accumulate the scaled gradients of one virtual rank's micro-batches, until asked to stop; returns each entry's loss,
-        a tensor a micro-batch."""
+        """Accumulate the scaled gradients of one virtual rank's micro-batches, until asked to stop; returns each entry's weighted
+        and unweighted loss, a tensor [2, entries] a micro-batch."""
         losses = []
         for entries in batches:
             if stop.signal:
                 break
             batch = self.examples.batch(entries, epoch)
-            per_entry = denoising_losses(
-                self.model, batch.latents, batch.noise, batch.timesteps, batch.captions, batch.sizes, self.settings
-            )
-            (per_entry.sum() * scale / entries_in_update).backward()
-            losses.append(per_entry.detach())
+            unweighted = self.family.losses(self.model, batch, self.settings)
+            weighted = unweighted * self.loss_weights.of(batch.timesteps)
+            (weighted.sum() * scale / entries_in_update).backward()
+            losses.append(torch.stack([weighted.detach(), unweighted.detach()]))
         self.trained.finish_gradients()
         return losses
 
@@ -170,6 +175,15 @@ class Trainer:
             self.optimizer.step(gradient, rates, applied)
             self.ranks.share_slices(self.flat.weights)
         self.trained.fold()
+
+    def _follow(self, update: int, unweighted: torch.Tensor) -> None:
+        """Have the loss weights take in the losses of all of an update's micro-batches, in order, on every process alike."""
+        epoch, first = self.order.epoch_of(update), 0
+        for batches in self.order.update(update):
+            for entries in batches:
+                losses = unweighted[first : first + len(entries)].float()
+                self.loss_weights.follow(self.examples.timesteps(entries, epoch), losses)
+                first += len(entries)
 
     def _refuse(self, update: int, losses: torch.Tensor, norm: float) -> None:
         """A loss or gradient that is not finite stops the run before the weights are touched."""
@@ -193,7 +207,7 @@ def _pass_milestones(trainer: Trainer, job: Job, done: int) -> None:
     """Draw the pictures and keep the checkpoint that are due after `done` updates."""
     pictures, checkpoints = trainer.settings.pictures, trainer.settings.checkpoints
     if pictures and done % pictures.every == 0:
-        draw_pictures(trainer.model, pictures, job.params.seed, done, job.state / PICTURES)
+        draw_pictures(trainer.family, trainer.model, pictures, job.params.seed, done, job.state / PICTURES)
     if checkpoints and done and done % checkpoints.every == 0:
         write_weights(job.state / CHECKPOINTS / checkpoint_name(done), trainer.weights(), job.params, job.base)
         drop_checkpoints(job.state, done, checkpoints)
@@ -222,7 +236,7 @@ def run_updates(
         StageError: an input does not fit, a loss or gradient is not finite, or a rank was lost.
     """
     trainer = Trainer(job, ranks)
-    state = load_state(job.state, ranks, trainer.flat, trainer.optimizer)
+    state = load_state(job.state, ranks, trainer.flat, trainer.optimizer, trainer.loss_weights.state)
     if state:
         trainer.trained.fold()
     else:
@@ -230,7 +244,7 @@ def run_updates(
     begun = len(state.history)
 
     def save() -> None:
-        save_state(job.state, ranks, trainer.flat, trainer.optimizer, state)
+        save_state(job.state, ranks, trainer.flat, trainer.optimizer, state, trainer.loss_weights.state)
         if cost:
             cost.note(len(state.history) - begun)
 

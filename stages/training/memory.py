@@ -2,7 +2,8 @@
 
 torch's fake tensors have shapes, types and storages but no contents. What is alive is counted operation by operation,
 so that gradient checkpointing, autocast and the LoKr's form need no formulas. Not in it: the allocator's rounding and
-fragmentation, cuDNN's and cuBLAS' workspaces, the driver's own context (together one to two GiB on a GPU).
+fragmentation, cuDNN's and cuBLAS' workspaces, the driver's own context (together one to two GiB on a GPU), and what only
+drawing pictures needs (Stable Cascade's decoder).
 """
 
 import weakref
@@ -11,19 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.params import Params, Precision, Train
+from repro.params import Params, Train
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from families.sdxl import Sdxl, Sizes, denoising_losses, schedule_tables
+from families.family import Batch, Sizes, family
 from families.text_cache import TextCache
 from training.adapters import make_trained
-from training.checkpointing import checkpoint_gradients
+from training.examples import draw_timesteps
 from training.flat import FlatWeights
 from training.optimizers import make_optimizer
 
@@ -82,42 +81,8 @@ class Memory:
 
 @contextmanager
 def _fake_tensors() -> Iterator[_LiveBytes]:
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True), _LiveBytes() as live:
-            yield live
-    finally:
-        schedule_tables.cache_clear()  # or a real update in this process would be handed the fake ones
-
-
-def modules_of(base: Path) -> dict[str, torch.nn.Module]:
-    """UNet, text encoders and VAE by a diffusers folder's configs, weights as torch's surrounding context makes them."""
-
-    def text_encoder(kind: type, part: str) -> torch.nn.Module:
-        # The config names the type of the file's weights; these are computed in float32, or in autocast's type.
-        return kind(CLIPTextConfig.from_pretrained(base / part, local_files_only=True, dtype=torch.float32))
-
-    def diffusers_model(kind: type, part: str) -> torch.nn.Module:
-        return kind.from_config(kind.load_config(base / part, local_files_only=True))
-
-    modules = {
-        "unet": diffusers_model(UNet2DConditionModel, "unet"),
-        "text_encoder": text_encoder(CLIPTextModel, "text_encoder"),
-        "text_encoder_2": text_encoder(CLIPTextModelWithProjection, "text_encoder_2"),
-        "vae": diffusers_model(AutoencoderKL, "vae"),
-    }
-    return {name: module.eval().requires_grad_(False) for name, module in modules.items()}
-
-
-def _model_of(base: Path, precision: Precision) -> Sdxl:
-    return Sdxl(
-        **modules_of(base),
-        tokenizer=CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True),
-        tokenizer_2=CLIPTokenizer.from_pretrained(base / "tokenizer_2", local_files_only=True),
-        device=torch.device("cpu"),
-        precision=precision,
-        prediction="epsilon",
-        zero_terminal_snr=False,
-    )
+    with FakeTensorMode(allow_non_fake_inputs=True), _LiveBytes() as live:
+        yield live
 
 
 def update_memory(params: Params, base: Path, bucket: tuple[int, int], images: int) -> Memory:
@@ -126,9 +91,10 @@ def update_memory(params: Params, base: Path, bucket: tuple[int, int], images: i
     Args:
         base: diffusers folder, of which configs and tokenizers are read.
     """
-    settings = params.train
+    settings, of = params.train, family(params.family)
+    timesteps = draw_timesteps(of, params.seed, [(image,) for image in range(images)])
     with _fake_tensors() as live:
-        model = _model_of(base, settings.precision)
+        model = of.assemble(base, of.empty_modules(base), settings.precision)
         trained = make_trained(model, params)
         flat = FlatWeights(trained.groups, settings.virtual_ranks)
         trained.fold()
@@ -136,22 +102,20 @@ def update_memory(params: Params, base: Path, bucket: tuple[int, int], images: i
         if params.te_lr == 0:
             model.text_cache = TextCache(params.runtime.text_cache_megabytes)
         if params.runtime.gradient_checkpointing:
-            checkpoint_gradients(model)
+            of.checkpoint_gradients(model)
+        weights = of.loss_weights(model, settings, model.device)
         gradient = flat.collect_gradients()
         live.peak = live.now
-        factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
-        shape = (images, model.unet.config.in_channels, bucket[1] // factor, bucket[0] // factor)
-        sizes = [Sizes(bucket[1], bucket[0], 0, 0, bucket[1], bucket[0])] * images
-        losses = denoising_losses(
-            model,
-            torch.zeros(shape),
-            torch.zeros(shape),
-            torch.zeros(images, dtype=torch.int64),
-            [PROMPT] * images,
-            sizes,
-            settings,
+        shape = (images, *of.latent_shape(of.modules_of(model), bucket))
+        batch = Batch(
+            ids=list(range(images)),
+            latents=torch.zeros(shape),
+            noise=torch.zeros(shape),
+            timesteps=timesteps,
+            captions=[PROMPT] * images,
+            sizes=[Sizes(bucket[1], bucket[0], 0, 0, bucket[1], bucket[0])] * images,
         )
-        losses.sum().backward()
+        (of.losses(model, batch, settings) * weights.of(timesteps)).sum().backward()
         trained.finish_gradients()
         peak, buffer = live.peak, gradient.untyped_storage().nbytes()
     sharded, replicated = _state_bytes(flat, settings)

@@ -2,27 +2,35 @@
 
 from pathlib import Path
 
+from repro.errors import StageError
 from repro.params import Pictures
 from repro.pictures import save_png
 from repro.randomness import seed_for
 
 from PIL import Image
 
-from families.sdxl import Sdxl, decode_picture, sample_latents
+from families.family import Family, Model
 from training.milestones import picture_name
 
 SHEET = "sheet.png"
 GAP = 4
 
 
-def draw_pictures(model: Sdxl, settings: Pictures, seed: int, update: int, folder: Path) -> None:
-    """Draw the pictures of this update that are not there yet; a prompt has the same noise at every update."""
+def draw_pictures(of: Family, model: Model, settings: Pictures, seed: int, update: int, folder: Path) -> None:
+    """Draw the pictures of this update that are not there yet; a prompt has the same noise at every update.
+
+    Raises:
+        StageError: the model gives values that are not finite.
+    """
     for number, prompt in enumerate(settings.prompts):
         file = folder / picture_name(update, number)
         if file.exists():
             continue
-        latents = sample_latents(model, prompt, seed_for(seed, "training picture", number), settings)
-        save_png(decode_picture(model, latents), file)
+        try:
+            picture = of.draw_picture(model, prompt, seed_for(seed, "training picture", number), settings)
+        except StageError as error:
+            raise StageError(f"picture after update {update}: {error}") from None
+        save_png(picture, file)
 
 
 def draw_sheet(settings: Pictures, updates: list[int], folder: Path) -> None:

@@ -9,25 +9,24 @@ from repro.params import Params
 
 import torch
 
-from training.adapters import lokr_size
+from families.family import Modules, family
+from families.pipelines import refuse_other_family
+from training.adapters import lokr_size, trained_components
 from training.examples import Examples
-from training.memory import modules_of, update_memory
+from training.memory import update_memory
 from training.order import updates_per_epoch
 
 GIB = 1 << 30
 
 
-def _full_size(modules: dict[str, torch.nn.Module], train_text: bool) -> int:
-    parts = ["unet", "text_encoder", "text_encoder_2"] if train_text else ["unet"]
-    return sum(weight.numel() for part in parts for weight in modules[part].parameters())
-
-
-def _trained(params: Params, modules: dict[str, torch.nn.Module]) -> str:
+def _trained(params: Params, modules: Modules) -> str:
     settings, train_text = params.train, params.te_lr > 0
-    parts = "UNet and both text encoders" if train_text else "UNet only"
+    components = trained_components(params.family, train_text)
+    parts = " and ".join(components)
     if settings.method == "full":
-        return f"all {_full_size(modules, train_text):,} weights of {parts}"
-    size = lokr_size(modules, settings.lokr, train_text, settings.file_dtype)
+        weights = sum(weight.numel() for component in components for weight in modules[component].parameters())
+        return f"all {weights:,} weights of {parts}"
+    size = lokr_size(params.family, modules, settings.lokr, train_text, settings.file_dtype)
     return (
         f"{size.numbers:,} numbers of a LoKr on {parts}; its file has {size.tensor_bytes / 1e6:,.1f} MB ({settings.file_dtype})"
     )
@@ -60,10 +59,11 @@ def plan_text(params: Params, latents: Path, captions: Path, base: Path) -> str:
     Raises:
         StageError: an input is missing or does not fit.
     """
-    settings = params.train
+    settings, of = params.train, family(params.family)
+    refuse_other_family(base, params.family)
     with torch.device("meta"):
-        modules = modules_of(base)
-    examples = Examples(latents, captions, params, modules["vae"].config.scaling_factor)
+        modules = of.empty_modules(base)
+    examples = Examples(latents, captions, params, of.latent_scale(modules))
     buckets = examples.buckets()
     per_epoch = updates_per_epoch(buckets, settings.micro_batch_size, settings.accumulation * settings.virtual_ranks)
     updates = settings.updates or settings.epochs * per_epoch

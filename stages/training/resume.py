@@ -21,7 +21,7 @@ from training.optimizers import Optimizer
 from training.ranks import Ranks
 
 KEPT = 2
-COUNTS = "counts"
+COUNTS, LOSS_WEIGHTS = "counts", "loss weights"
 
 
 @dataclass
@@ -58,9 +58,17 @@ def _saved(folder: Path) -> list[Path]:
     return sorted(folder.glob("update-*.safetensors"))
 
 
-def save_state(folder: Path, ranks: Ranks, flat: FlatWeights, optimizer: Optimizer, state: RunState) -> None:
-    """Save after `len(state.history)` updates; the two newest states are kept. Every rank takes part, rank 0 writes."""
+def save_state(
+    folder: Path, ranks: Ranks, flat: FlatWeights, optimizer: Optimizer, state: RunState, loss_weights: torch.Tensor | None = None
+) -> None:
+    """Save after `len(state.history)` updates; the two newest states are kept. Every rank takes part, rank 0 writes.
+
+    Args:
+        loss_weights: what every process has alike of weights that follow the losses; None where they do not.
+    """
     tensors = {"weights": flat.weights.cpu()} if ranks.rank == 0 else {}
+    if loss_weights is not None:
+        tensors[LOSS_WEIGHTS] = loss_weights
     for name in sorted(optimizer.state):
         share = optimizer.state[name]
         tensors[f"optimizer.{name}"] = share.cpu() if optimizer.replicated else ranks.assemble(share, *optimizer.places[name])
@@ -72,13 +80,15 @@ def save_state(folder: Path, ranks: Ranks, flat: FlatWeights, optimizer: Optimiz
             old.unlink()
 
 
-def _read(file: Path, flat: FlatWeights, optimizer: Optimizer) -> tuple[dict[str, torch.Tensor], str]:
+def _read(
+    file: Path, flat: FlatWeights, optimizer: Optimizer, loss_weights: torch.Tensor | None
+) -> tuple[dict[str, torch.Tensor], str]:
     """The tensors and the counts of a saved state, whose names and sizes must be those of this run.
 
     Raises:
         StageError: a broken file, or one of another run.
     """
-    sizes = {"weights": len(flat.weights)}
+    sizes = {"weights": len(flat.weights)} | ({} if loss_weights is None else {LOSS_WEIGHTS: len(loss_weights)})
     for name, share in optimizer.state.items():
         sizes[f"optimizer.{name}"] = share.numel() if optimizer.replicated else optimizer.places[name][1]
     try:
@@ -92,18 +102,23 @@ def _read(file: Path, flat: FlatWeights, optimizer: Optimizer) -> tuple[dict[str
     return tensors, counts.numpy().tobytes().decode()
 
 
-def load_state(folder: Path, ranks: Ranks, flat: FlatWeights, optimizer: Optimizer) -> RunState | None:
-    """Put the newest saved state that rank 0 has into `flat` and `optimizer` of every rank; None where there is none.
+def load_state(
+    folder: Path, ranks: Ranks, flat: FlatWeights, optimizer: Optimizer, loss_weights: torch.Tensor | None = None
+) -> RunState | None:
+    """Put the newest saved state that rank 0 has into `flat`, `optimizer` and `loss_weights` of every rank; None where there is
+    none.
 
     Raises:
         StageError: the newest file is broken or of another run.
     """
     saved = _saved(folder) if ranks.rank == 0 else []
-    tensors, counts = _read(saved[-1], flat, optimizer) if saved else ({}, "")
+    tensors, counts = _read(saved[-1], flat, optimizer, loss_weights) if saved else ({}, "")
     counts = ranks.text_from_first(counts)
     if not counts:
         return None
     flat.weights.copy_(ranks.from_first(tensors.get("weights", torch.empty(len(flat.weights)))))
+    if loss_weights is not None:
+        loss_weights.copy_(ranks.from_first(tensors.get(LOSS_WEIGHTS, torch.empty_like(loss_weights))))
     for name, share in sorted(optimizer.state.items()):
         first, total = (0, share.numel()) if optimizer.replicated else optimizer.places[name]
         whole = ranks.from_first(tensors.get(f"optimizer.{name}", torch.empty(total, dtype=share.dtype)).flatten())

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import struct
+from datetime import date
 
 from repro.errors import StageError
 from repro.hashing import write_manifest
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -91,6 +93,7 @@ def test_shards_written_elsewhere_count_as_those_written_here(tmp_path):
 KINDS = {
     pl.Int8: st.integers(-128, 127), pl.Int64: st.integers(-(2**63), 2**63 - 1), pl.UInt64: st.integers(0, 2**64 - 1),
     pl.Boolean: st.booleans(), pl.String: st.text(max_size=4), pl.Binary: st.binary(max_size=4),
+    pl.Float32: st.floats(width=32, allow_nan=False), pl.List(pl.Float64): st.lists(st.floats(allow_nan=False), max_size=2),
     pl.List(pl.Int32): st.lists(st.none() | st.integers(-9, 9), max_size=3), pl.List(pl.String): st.lists(st.text(max_size=2)),
 }  # fmt: skip
 
@@ -105,7 +108,7 @@ def frames(draw):
 
 WIDTHS = {
     pl.Boolean: "B", pl.Int8: "b", pl.UInt8: "B", pl.Int16: "h", pl.UInt16: "H", pl.Int32: "i", pl.UInt32: "I",
-    pl.Int64: "q", pl.UInt64: "Q",
+    pl.Int64: "q", pl.UInt64: "Q", pl.Float32: "f", pl.Float64: "d",
 }  # fmt: skip
 
 
@@ -145,8 +148,15 @@ def test_values_digest_tells_apart_what_looks_alike():
 
 
 def test_values_without_a_digest():
-    with pytest.raises(TypeError, match="column share: values of Float64 have no digest"):
-        values_digest(pl.DataFrame({"share": [0.5]}))
+    with pytest.raises(TypeError, match="column day: values of Date have no digest"):
+        values_digest(pl.DataFrame({"day": [date(2024, 6, 10)]}))
+
+
+def test_floats_are_digested_by_their_bits():
+    below = float(np.nextafter(np.float32(0.5), np.float32(0)))
+    columns = [pl.Series("a", values, dtype=pl.Float32) for values in ([0.5], [below], [0.0], [-0.0], [None], [float("nan")])]
+    columns += [pl.Series("a", [0.5], dtype=pl.Float64), pl.Series("a", [[0.5]], dtype=pl.List(pl.Float32))]
+    assert len({values_digest(pl.DataFrame([column])) for column in columns}) == len(columns)
 
 
 @pytest.mark.parametrize("number", [0, 7, 99_999, 100_000, 1_000_003])

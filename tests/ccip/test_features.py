@@ -12,6 +12,7 @@ from pathlib import Path
 
 from repro.errors import StageError
 from repro.hashing import hash_tree
+from repro.onnx import open_session
 
 import numpy as np
 import pytest
@@ -109,7 +110,16 @@ def test_a_picture_that_cannot_be_opened_stops_with_its_name(encoder, tmp_path, 
 
 @pytest.mark.parametrize(
     "step",
-    [reference_sources, character_pictures, open_picture, ImageArchives.read, CcipEncoder, encode_pictures, check_features],
+    [
+        reference_sources,
+        character_pictures,
+        open_picture,
+        ImageArchives.read,
+        CcipEncoder,
+        open_session,
+        encode_pictures,
+        check_features,
+    ],
 )
 def test_the_code_of_each_step_from_file_to_features_is_named(step):
     stages = Path(features_module.__file__).parents[1]

@@ -15,8 +15,7 @@ from small_sdxl import write_small_sdxl
 from tiny_checkpoints import CONV, IDS, IN_PROJ, IN_PROJ_BIAS, LINEAR, PROJECTION, TEMPERATURE, same_bytes, tiny_tensors, write
 
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.diffusers_folder import WEIGHTS
-from checkpoints.keymap import component_of
+from checkpoints.model_family import SDXL
 
 QKV = "text_model.encoder.layers.0.self_attn.{}_proj.{}"
 VAE_OUT = "first_stage_model.decoder.mid.attn_1.proj_out.weight"
@@ -33,7 +32,7 @@ def copy(original: Path, tmp_path: Path) -> Path:
 
 
 def weights(folder: Path, component: str) -> dict[str, torch.Tensor]:
-    return load_file(folder / component / WEIGHTS[component])
+    return load_file(folder / component / SDXL.weights[component])
 
 
 def joined(checkpoint: Checkpoint, name: str, part: int = 0, parts: int = 1) -> bytes:
@@ -71,7 +70,7 @@ def test_every_run_of_tensors_that_change_their_form(original: Path) -> None:
 
 
 def test_every_run_of_a_text_projection_that_is_not_square(copy: Path) -> None:
-    path = copy / "text_encoder_2" / WEIGHTS["text_encoder_2"]
+    path = copy / "text_encoder_2" / SDXL.weights["text_encoder_2"]
     matrix = torch.arange(7 * 5).reshape(7, 5).half()
     save_file(load_file(path) | {"text_projection.weight": matrix}, path)
     require_all_runs(Checkpoint(copy), PROJECTION, matrix.T)
@@ -81,10 +80,10 @@ def test_every_run_of_every_tensor_is_the_whole_tensors(original: Path) -> None:
     checkpoint = Checkpoint(original)
     assert checkpoint.configs.resolution == 64
     unchanged = 0
-    stored = {component: weights(original, component) for component in WEIGHTS}
+    stored = {component: weights(original, component) for component in SDXL.weights}
     for name in checkpoint.specs:
         require_all_runs(checkpoint, name, whole(checkpoint, name), draws=0)
-        unchanged += any(same_bytes(whole(checkpoint, name), tensor) for tensor in stored[component_of(name)].values())
+        unchanged += any(same_bytes(whole(checkpoint, name), tensor) for tensor in stored[SDXL.component_of(name)].values())
     # All but in_proj (weight and bias of three layers), text_projection, eight 1x1 convolutions and logit_scale.
     assert unchanged == len(checkpoint.specs) - 6 - 1 - 8 - 1
 
@@ -129,7 +128,7 @@ def test_a_tensor_of_several_pieces(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["weight", "bias"])
 @pytest.mark.parametrize("wide", ["q", "k", "v"])
 def test_q_k_and_v_of_different_types_are_float32_in_every_run(copy: Path, wide: str, kind: str) -> None:
-    path = copy / "text_encoder_2" / WEIGHTS["text_encoder_2"]
+    path = copy / "text_encoder_2" / SDXL.weights["text_encoder_2"]
     tensors = load_file(path)
     changed = QKV.format(wide, kind)
     tensors[changed] = (tensors[changed].float() * 1.0001).to(torch.float32)
@@ -142,13 +141,13 @@ def test_q_k_and_v_of_different_types_are_float32_in_every_run(copy: Path, wide:
 
 
 def test_logit_scale_has_the_second_text_encoders_type(copy: Path) -> None:
-    path = copy / "text_encoder_2" / WEIGHTS["text_encoder_2"]
+    path = copy / "text_encoder_2" / SDXL.weights["text_encoder_2"]
     save_file({name: tensor.float() for name, tensor in load_file(path).items()}, path)
     require_all_runs(Checkpoint(copy), TEMPERATURE, torch.tensor(100.0).log())
 
 
 def test_shards_and_the_fp16_variant_are_the_same_model(original: Path, copy: Path) -> None:
-    unet, name = copy / "unet", WEIGHTS["unet"]
+    unet, name = copy / "unet", SDXL.weights["unet"]
     tensors = load_file(unet / name)
     shards = {f"diffusion_pytorch_model-0000{n + 1}-of-00002.safetensors": sorted(tensors)[n::2] for n in range(2)}
     for shard, names in shards.items():
@@ -156,7 +155,7 @@ def test_shards_and_the_fp16_variant_are_the_same_model(original: Path, copy: Pa
     index = {"metadata": {}, "weight_map": {key: shard for shard, names in shards.items() for key in names}}
     (unet / f"{name}.index.json").write_text(json.dumps(index))
     (unet / name).unlink()
-    text = copy / "text_encoder" / WEIGHTS["text_encoder"]
+    text = copy / "text_encoder" / SDXL.weights["text_encoder"]
     text.rename(text.with_name("model.fp16.safetensors"))
     ours, theirs = Checkpoint(copy), Checkpoint(original)
     assert ours.specs == theirs.specs
@@ -168,7 +167,7 @@ def test_shards_and_the_fp16_variant_are_the_same_model(original: Path, copy: Pa
 
 @pytest.mark.parametrize("content", ["{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
 def test_a_broken_list_of_shards_is_named(copy: Path, content: str) -> None:
-    weights_file = copy / "vae" / WEIGHTS["vae"]
+    weights_file = copy / "vae" / SDXL.weights["vae"]
     weights_file.unlink()
     weights_file.with_name(f"{weights_file.name}.index.json").write_text(content)
     with pytest.raises(StageError, match=r"safetensors\.index\.json: no weight_map"):
@@ -176,7 +175,7 @@ def test_a_broken_list_of_shards_is_named(copy: Path, content: str) -> None:
 
 
 def test_shards_are_looked_for_in_their_own_folder(copy: Path, tmp_path: Path) -> None:
-    vae = copy / "vae" / WEIGHTS["vae"]
+    vae = copy / "vae" / SDXL.weights["vae"]
     vae.rename(tmp_path / "elsewhere.safetensors")
     vae.with_name(f"{vae.name}.index.json").write_text('{"weight_map": {"a": "../../elsewhere.safetensors"}}')
     with pytest.raises(StageError, match=r"vae/elsewhere\.safetensors: no such weight file"):
@@ -184,7 +183,7 @@ def test_shards_are_looked_for_in_their_own_folder(copy: Path, tmp_path: Path) -
 
 
 def test_the_whole_file_goes_before_its_fp16_variant(original: Path, copy: Path) -> None:
-    path = copy / "vae" / WEIGHTS["vae"]
+    path = copy / "vae" / SDXL.weights["vae"]
     save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path.with_suffix(".fp16.safetensors"))
     assert Checkpoint(copy).sha256 == Checkpoint(original).sha256
 
@@ -192,7 +191,7 @@ def test_the_whole_file_goes_before_its_fp16_variant(original: Path, copy: Path)
 def test_a_folder_that_is_not_as_its_manifest_says_is_refused(copy: Path) -> None:
     write_manifest(copy, "0")
     assert Checkpoint(copy).sha256
-    weights_file = copy / "vae" / WEIGHTS["vae"]
+    weights_file = copy / "vae" / SDXL.weights["vae"]
     save_file({name: tensor + 1 for name, tensor in load_file(weights_file).items()}, weights_file)
     with pytest.raises(StageError, match=r"vae/diffusion_pytorch_model\.safetensors: missing, unexpected or changed"):
         Checkpoint(copy)
@@ -205,7 +204,7 @@ def test_digest_of_a_single_file_is_of_its_bytes(tmp_path: Path) -> None:
 
 def test_position_ids_of_the_first_text_encoder_alone_have_a_place(copy: Path) -> None:
     for component in ("text_encoder", "text_encoder_2"):
-        path = copy / component / WEIGHTS[component]
+        path = copy / component / SDXL.weights[component]
         save_file(load_file(path) | {"text_model.embeddings.position_ids": torch.arange(77)[None]}, path)
     checkpoint = Checkpoint(copy)
     assert [name for name in checkpoint.specs if "position_ids" in name] == [IDS]
@@ -221,7 +220,8 @@ def test_position_ids_of_the_first_text_encoder_alone_have_a_place(copy: Path) -
         ("model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight", "Stable Diffusion 3"),
         ("model.diffusion_model.double_blocks.0.img_mlp.0.weight", "Flux"),
         ("double_blocks.0.img_mlp.0.weight", "Flux"),
-        ("clip_txt_pooled_mapper.weight", "Stable Cascade, stage C"),
+        ("clip_mapper.weight", "Stable Cascade, stage B"),
+        ("model.diffusion_model.clip_mapper.weight", "Stable Cascade, stage B"),
         ("down_blocks.0.resnets.0.norm1.weight", "one part of a diffusers folder"),
         ("text_model.final_layer_norm.bias", "one part of a diffusers folder"),
         ("encoder.conv_in.weight", "one part of a diffusers folder"),
@@ -231,14 +231,14 @@ def test_position_ids_of_the_first_text_encoder_alone_have_a_place(copy: Path) -
 )
 def test_other_models_are_called_by_their_kind(tmp_path: Path, name: str, kind: str) -> None:
     path = write(tmp_path / "a.safetensors", {name: torch.zeros(1), "model.diffusion_model.out.0.bias": torch.zeros(1)})
-    with pytest.raises(StageError, match=rf"a\.safetensors: not an SDXL checkpoint: it holds '{name}' \({kind}"):
+    with pytest.raises(StageError, match=rf"a\.safetensors: not an SDXL or Stable .*: it holds '{name}' \({kind}"):
         Checkpoint(path)
 
 
 @pytest.mark.parametrize("names, count", [((), 0), (("a", "unet.conv_in.weight"), 2)])
 def test_a_file_with_none_of_sdxls_tensors_is_refused(tmp_path: Path, names: tuple[str, ...], count: int) -> None:
     path = write(tmp_path / "a.safetensors", {name: torch.zeros(1) for name in names})
-    with pytest.raises(StageError, match=rf"a\.safetensors: not an SDXL checkpoint: none of its {count} tensors"):
+    with pytest.raises(StageError, match=rf"a\.safetensors: not an SDXL or Stable .*: none of its {count} tensors"):
         Checkpoint(path)
 
 
@@ -275,7 +275,7 @@ def test_configs_that_do_not_tell_the_architecture(
 
 
 def test_a_tensor_without_a_place_is_named_with_its_folder(copy: Path) -> None:
-    path = copy / "vae" / WEIGHTS["vae"]
+    path = copy / "vae" / SDXL.weights["vae"]
     save_file(load_file(path) | {"loss.logvar": torch.zeros(1)}, path)
     with pytest.raises(StageError, match=r"base: vae: tensor 'loss\.logvar' has no place"):
         Checkpoint(copy)

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from small_sdxl import write_small_sdxl
 from tiny_checkpoints import same
 
-from checkpoints.diffusers_folder import WEIGHTS, FolderConfigs, open_folder, read_configs, write_folder
+from checkpoints.diffusers_folder import FolderConfigs, open_folder, read_configs, write_folder
+from checkpoints.model_family import SDXL
 from checkpoints.schedule import Schedule
 
 Models = dict[str, dict[str, torch.Tensor]]
@@ -45,7 +46,7 @@ def test_write_and_read_is_the_identity_on_tensors_and_configs(original: Path, t
     write(tmp_path / "out", read_configs(original), tensors_of(original))
     check_manifest(tmp_path / "out")
     assert open_folder(tmp_path / "out").configs.configs == open_folder(original).configs.configs
-    for component, weights in WEIGHTS.items():
+    for component, weights in SDXL.weights.items():
         written = load_file(tmp_path / "out" / component / weights)
         assert same(written, load_file(original / component / weights))
         assert same(written, tensors_of(tmp_path / "out")[component])
@@ -69,9 +70,9 @@ def test_a_folder_as_if_it_held_other_tensors(original: Path) -> None:
 
 def test_digest_is_of_all_weight_files(original: Path, copy: Path) -> None:
     folder = open_folder(original)
-    assert folder.weight_hashes == {f"{part}/{file}": sha256_file(original / part / file) for part, file in WEIGHTS.items()}
+    assert folder.weight_hashes == {f"{part}/{file}": sha256_file(original / part / file) for part, file in SDXL.weights.items()}
     assert open_folder(copy).sha256 == folder.sha256
-    weights = copy / "vae" / WEIGHTS["vae"]
+    weights = copy / "vae" / SDXL.weights["vae"]
     save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
     assert open_folder(copy).sha256 != folder.sha256
 
@@ -130,8 +131,8 @@ def test_a_tensor_in_both_spellings_is_refused(copy: Path) -> None:
         ("model_index.json", lambda _: b"{", r"model_index\.json: not valid JSON"),
         (
             "model_index.json",
-            lambda _: b'{"_class_name": "StableCascadePriorPipeline"}',
-            "says StableCascadePriorPipeline; expec",
+            lambda _: b'{"_class_name": "StableDiffusionPipeline"}',
+            "says StableDiffusionPipeline; expec",
         ),
     ],
 )

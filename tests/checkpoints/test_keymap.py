@@ -17,20 +17,11 @@ from small_sdxl import write_small_sdxl
 from tiny_checkpoints import same
 
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.diffusers_folder import WEIGHTS, read_configs
-from checkpoints.keymap import (
-    EMBEDDINGS,
-    LOGIT_SCALE,
-    SDXL,
-    Architecture,
-    Layout,
-    Specs,
-    component_of,
-    lokr_places,
-    to_diffusers,
-    to_single_file,
-)
+from checkpoints.diffusers_folder import read_configs
+from checkpoints.keymap import Layout, Specs, lokr_places, to_diffusers, to_single_file
 from checkpoints.layouts import write_diffusers, write_single_file
+from checkpoints.model_family import SDXL as FAMILY
+from checkpoints.sdxl_names import EMBEDDINGS, LOGIT_SCALE, SDXL, Architecture, sdxl_layout
 
 # Names and shapes of SDXL's single file as sd-mecha 1.1.8 lists them (sdxl-sgm, without position ids and schedule tables).
 SDXL_NAMES_AND_SHAPES = "ee6d8435b5310eab19701490cac32617bef482fc5d9d2aa780c11dc8627e990c"
@@ -59,26 +50,26 @@ def test_real_sdxl_maps_to_the_2514_names_of_its_single_file(real_sdxl: tuple[Mo
     models, architecture = real_sdxl
     assert architecture == SDXL
     assert {c: len(t) for c, t in models.items()} == {"unet": 1680, "text_encoder": 196, "text_encoder_2": 517, "vae": 248}
-    single = single_specs(models, Layout(architecture))
+    single = single_specs(models, sdxl_layout(architecture))
     assert len(single) == 2514
     listed = "\n".join(sorted(f"{name} {list(spec.shape)}" for name, spec in single.items()))
     assert hashlib.sha256(listed.encode()).hexdigest() == SDXL_NAMES_AND_SHAPES
-    assert folder_specs(single, Layout(architecture)) == models
+    assert folder_specs(single, sdxl_layout(architecture)) == models
 
 
 def test_position_ids_of_the_first_text_encoder_are_the_2515th(real_sdxl: tuple[Models, Architecture]) -> None:
     ids = {"text_model.embeddings.position_ids": TensorSpec("I64", (1, 77))}
     models = real_sdxl[0] | {"text_encoder": real_sdxl[0]["text_encoder"] | ids}
-    single = single_specs(models, Layout())
+    single = single_specs(models, sdxl_layout())
     assert len(single) == 2515
     assert single["conditioner.embedders.0.transformer.text_model.embeddings.position_ids"] == TensorSpec("I64", (1, 77))
-    assert folder_specs(single, Layout()) == models
+    assert folder_specs(single, sdxl_layout()) == models
 
 
 def test_names_of_real_sdxl_tell_its_architecture(real_sdxl: tuple[Models, Architecture]) -> None:
-    names = single_specs(real_sdxl[0], Layout()).keys()
+    names = single_specs(real_sdxl[0], sdxl_layout()).keys()
     assert Architecture.from_names(names) == SDXL
-    unet, *others = ([n for n in names if component_of(n) == component] for component in WEIGHTS)
+    unet, *others = ([n for n in names if FAMILY.component_of(n) == component] for component in FAMILY.weights)
     assert Architecture.from_names(unet) == SDXL  # what a part does not show is taken as in SDXL
     no_attention = replace(SDXL, unet_up_attention=(False, False, False))
     assert [Architecture.from_names(part) for part in others] == [no_attention] * 3
@@ -100,7 +91,7 @@ def small_single_file(small_folder: Path) -> Path:
 @pytest.fixture
 def small_specs(small_folder: Path) -> tuple[Models, Layout]:
     checkpoint = Checkpoint(small_folder)
-    layout = Layout(Architecture.from_configs(checkpoint.configs.configs))
+    layout = sdxl_layout(Architecture.from_configs(checkpoint.configs.configs))
     return folder_specs(checkpoint.specs, layout), layout
 
 
@@ -118,7 +109,7 @@ def test_names_of_a_part_of_sdxl_tell_its_architecture(golden: Path) -> None:
     assert len(specs) == 81
     architecture = Architecture.from_names(specs.keys())
     assert architecture == replace(SDXL, text_encoder_2_layers=1)  # of its 32 layers it has the first
-    assert to_diffusers(specs, Layout(architecture)) == to_diffusers(specs, Layout(SDXL))
+    assert to_diffusers(specs, sdxl_layout(architecture)) == to_diffusers(specs, sdxl_layout(SDXL))
 
 
 @pytest.mark.parametrize("which", ["small", "sample"])
@@ -130,7 +121,7 @@ def test_round_trip_of_a_model_is_the_identity(small_folder: Path, tmp_path: Pat
     write_diffusers(tmp_path / "back", Checkpoint(files[0]), configs)
     write_single_file(files[1], Checkpoint(tmp_path / "back"), lambda _: {})
     assert files[0].read_bytes() == files[1].read_bytes()
-    for component, weights in WEIGHTS.items():
+    for component, weights in FAMILY.weights.items():
         assert same(load_file(tmp_path / "back" / component / weights), load_file(folder / component / weights))
     write_diffusers(tmp_path / "again", Checkpoint(files[1]), configs)
     assert tree(tmp_path / "again") == tree(tmp_path / "back")
@@ -146,7 +137,7 @@ def test_diffusers_reads_the_same_tensors_from_the_single_file(small_folder: Pat
     options = {"local_files_only": True, "torch_dtype": torch.float16}
     from_file = StableDiffusionXLPipeline.from_single_file(str(small_single_file), config=str(small_folder), **options)
     from_folder = StableDiffusionXLPipeline.from_pretrained(small_folder, **options)
-    for component in WEIGHTS:
+    for component in FAMILY.weights:
         ours, theirs = (getattr(pipeline, component).state_dict() for pipeline in (from_file, from_folder))
         assert ours.keys() == theirs.keys()
         assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
@@ -161,8 +152,8 @@ def test_logit_scale_is_the_log_of_100(small_single_file: Path) -> None:
 @pytest.mark.golden
 def test_every_module_of_kohyas_sdxl_lokr_has_a_place_of_its_own(golden: Path, real_sdxl: tuple[Models, Architecture]) -> None:
     keys = json.loads((golden / "train" / "lokr_keys_sdxl.json").read_text())["keys"]
-    single = single_specs(real_sdxl[0], Layout())
-    places = lokr_places([name for name, spec in single.items() if len(spec.shape) > 1], Layout())
+    single = single_specs(real_sdxl[0], sdxl_layout())
+    places = lokr_places([name for name, spec in single.items() if len(spec.shape) > 1], sdxl_layout())
     names = {key.split(".")[0] for key in keys}
     assert len(names) == 1052 and names <= places.keys()
     assert len({(places[name].name, places[name].part) for name in names}) == 1052
@@ -178,7 +169,7 @@ def test_lokr_names_of_one_weight_in_all_spellings() -> None:
     in_proj = "conditioner.embedders.1.model.transformer.resblocks.31.attn.in_proj_weight"
     projection = "conditioner.embedders.1.model.text_projection"
     vae = "first_stage_model.encoder.mid.attn_1.q.weight"
-    places = lokr_places([unet, clip_l, in_proj, projection, vae], Layout())
+    places = lokr_places([unet, clip_l, in_proj, projection, vae], sdxl_layout())
     assert {name: (place.name, place.form, place.part) for name, place in places.items()} == {
         "lora_unet_input_blocks_7_1_transformer_blocks_9_attn1_to_q": (unet, "same", 0),
         "lora_unet_down_blocks_2_attentions_0_transformer_blocks_9_attn1_to_q": (unet, "same", 0),
@@ -207,7 +198,7 @@ def test_a_tensor_without_a_place_is_named(small_specs: tuple[Models, Layout]) -
 def test_a_missing_part_of_in_proj_is_named(small_specs: tuple[Models, Layout], matrix: str, kind: str) -> None:
     models, layout = small_specs
     del models["text_encoder_2"][f"text_model.encoder.layers.1.self_attn.{matrix}_proj.{kind}"]
-    with pytest.raises(StageError, match=rf"resblocks\.1\.attn\.in_proj_{kind} needs q_proj, k_proj and v_proj"):
+    with pytest.raises(StageError, match=rf"resblocks\.1\.attn\.in_proj_{kind} needs q, k and v"):
         to_single_file(models, layout)
 
 
@@ -243,8 +234,8 @@ def test_a_folders_tensor_of_a_wrong_form_is_named(
     ],
 )
 def test_a_single_files_tensor_of_a_wrong_form_is_named(name: str, shape: tuple[int, ...]) -> None:
-    with pytest.raises(StageError, match=r"has shape \[.*not that of SDXL's single-file layout") as error:
-        to_diffusers({name: TensorSpec("F16", shape)}, Layout())
+    with pytest.raises(StageError, match=r"has shape \[.*not that of its single-file layout") as error:
+        to_diffusers({name: TensorSpec("F16", shape)}, sdxl_layout())
     assert f"'{name}' has shape {list(shape)}" in str(error.value)
 
 
@@ -257,7 +248,7 @@ def test_forms_change_shapes_as_they_should() -> None:
         LOGIT_SCALE: TensorSpec("F16", (1,)),
     }
     layer = "text_model.encoder.layers.0.self_attn."
-    assert folder_specs(single, Layout()) == {
+    assert folder_specs(single, sdxl_layout()) == {
         "unet": {},
         "text_encoder": {},
         "text_encoder_2": {
@@ -272,6 +263,6 @@ def test_forms_change_shapes_as_they_should() -> None:
 
 
 def test_component_of_a_name() -> None:
-    assert component_of("model.diffusion_model.out.2.bias") == "unet"
-    assert component_of("conditioner.embedders.1.model.ln_final.bias") == "text_encoder_2"
-    assert component_of("alphas_cumprod") is None
+    assert FAMILY.component_of("model.diffusion_model.out.2.bias") == "unet"
+    assert FAMILY.component_of("conditioner.embedders.1.model.ln_final.bias") == "text_encoder_2"
+    assert FAMILY.component_of("alphas_cumprod") is None

@@ -15,8 +15,9 @@ from tiny_checkpoints import IN_PROJ, PROJECTION, TEMPERATURE, VAE_QUERY
 
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.diffusers_folder import FolderConfigs, read_configs
-from checkpoints.keymap import Architecture, Layout, to_diffusers
+from checkpoints.keymap import to_diffusers
 from checkpoints.layouts import require_configs, write_diffusers, write_single_file
+from checkpoints.model_family import SDXL
 from checkpoints.schedule import Schedule
 
 Specs = dict[str, dict[str, TensorSpec]]
@@ -42,7 +43,7 @@ def configs(folder: Path) -> FolderConfigs:
 @pytest.fixture
 def specs(single_file: Path) -> Specs:
     single = Checkpoint(single_file).specs
-    models = to_diffusers(single, Layout(Architecture.from_names(single.keys())))
+    models = to_diffusers(single, SDXL.layout_of_names(single.keys()))
     return {component: {name: tensor.spec for name, tensor in tensors.items()} for component, tensors in models.items()}
 
 

@@ -48,11 +48,12 @@ from tiny_checkpoints import (
 
 from checkpoints import merging
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.diffusers_folder import WEIGHTS, read_configs
-from checkpoints.keymap import EMBEDDINGS
+from checkpoints.diffusers_folder import read_configs
 from checkpoints.layouts import write_diffusers, write_single_file
 from checkpoints.lokr import LokrFile
+from checkpoints.model_family import SDXL
 from checkpoints.rounding import Precision
+from checkpoints.sdxl_names import EMBEDDINGS
 
 Tensors = dict[str, torch.Tensor]
 
@@ -716,7 +717,7 @@ def test_every_module_of_a_float16_file_that_lycoris_wrote(folders: dict[str, Pa
     parts = {"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
     changes = {}
     for prefix, component in parts.items():
-        before, after = (load_file(folder / component / WEIGHTS[component]) for folder in (folders["a"], tmp_path / "out"))
+        before, after = (load_file(folder / component / SDXL.weights[component]) for folder in (folders["a"], tmp_path / "out"))
         for name, tensor in after.items():
             changes[prefix + name.removesuffix(".weight").replace(".", "_")] = tensor - before[name].float()
     for name, module in live.items():

@@ -8,12 +8,14 @@ import torch
 from safetensors import safe_open
 
 from checkpoints.metadata import autov2, merge_recipe, modelspec
+from checkpoints.model_family import SDXL
 
 STATED = {"author": "B", "date": "2024-01-19", "license": "CC0"}
 
 
 def spec_of_a_merge(**changes: object) -> dict[str, str]:
     given = {
+        "family": SDXL,
         "title": "A",
         "merged_from": "base, trained",
         "resolution": 1024,

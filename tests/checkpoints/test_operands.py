@@ -189,7 +189,9 @@ def test_operands_are_in_the_formulas_order_with_their_digests(tmp_path: Path) -
 
 def test_a_lokr_in_a_models_place_and_a_model_in_a_lokrs(tmp_path: Path) -> None:
     files = {"a": write(tmp_path / "a.safetensors", A), "t": lokr_file(tmp_path, lora_unet_conv_in=((2, 2), (4, 2, 3, 3)))}
-    with pytest.raises(StageError, match=r"lokr\.safetensors: not an SDXL checkpoint: .*lokr\(model, NAME, weight\)"):
+    with pytest.raises(
+        StageError, match=r"lokr\.safetensors: not an SDXL or Stable Cascade checkpoint: .*lokr\(model, NAME, weight\)"
+    ):
         operands_of("0.5 * a + 0.5 * t", files)
     wrong = r"a\.safetensors: '.*' is not a tensor of a plain LoKr file; a whole checkpoint is named as a model$"
     with pytest.raises(StageError, match=wrong):

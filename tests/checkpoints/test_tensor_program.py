@@ -30,7 +30,7 @@ from checkpoints.formula import (
     parse_formula,
     show,
 )
-from checkpoints.keymap import EMBEDDINGS
+from checkpoints.sdxl_names import EMBEDDINGS
 from checkpoints.tensor_program import Program, compile_tensor, for_tensor, run
 
 CARD = "[0, 0.1, 0.1, 0, 0.1, 0.1, 0, 0.1, 0.1, 0, 0, 0, 0, 0, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05]"

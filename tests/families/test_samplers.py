@@ -3,7 +3,7 @@
 import math
 from itertools import pairwise
 
-from repro.params import SAMPLERS
+from repro.params import FAMILY_SAMPLERS
 from repro.randomness import seed_for
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from families.noise import Prediction
 from families.samplers import noise_levels, sample, sampling_steps, spaced_timesteps
 
+SAMPLERS = FAMILY_SAMPLERS["sdxl"]
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SCHEDULES = [("epsilon", False), ("v_prediction", False), ("v_prediction", True)]
 NOISE = torch.randn(1, 4, 6, 5, generator=torch.Generator().manual_seed(1))

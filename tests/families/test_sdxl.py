@@ -4,11 +4,12 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from repro.errors import StageError
-from repro.params import SAMPLERS, SampledPictures, Train, load_params
+from repro.params import FAMILY_SAMPLERS, SampledPictures, Train, load_params
 
 import pytest
 import torch
@@ -20,16 +21,18 @@ from real_sdxl import real_sdxl_configs
 from small_sdxl import ADDITION_TIME_DIM, TEXT_WIDTHS, write_small_sdxl
 from tiny_training import REPOSITORY
 
+from families.family import Batch, Sizes
 from families.noise import Prediction
 from families.sdxl import (
     Sdxl,
-    Sizes,
-    decode_picture,
-    denoising_losses,
+    draw_picture,
     encode_captions,
     encode_training_captions,
-    load_sdxl,
+    load,
+    loss_weights,
+    losses,
     sample_latents,
+    time_ids,
 )
 from families.text_cache import TextCache
 from families.tokens import token_windows
@@ -37,8 +40,9 @@ from families.tokens import token_windows
 SIZES = [Sizes(128, 192, 5, 10, 64, 64), Sizes(80, 48, 0, 0, 64, 64)]
 CAPTIONS = ["1girl, solo", "1boy, " + "tag, " * 90]
 SAMPLED = SampledPictures(
-    negative_prompt="bad", sampler="euler", steps=5, guidance=4.0, width=48, height=64, original_width=90, original_height=100
-)
+    negative_prompt="bad", sampler="euler", steps=5, guidance=4.0, width=48, height=64, original_width=90, original_height=100,
+    decoder=None,
+)  # fmt: skip
 SCHEDULES = [("epsilon", False), ("v_prediction", False), ("v_prediction", True)]
 
 
@@ -49,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Sdxl:
-    return load_sdxl(folder)
+    return load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +77,12 @@ def with_schedule(folder: Path, target: Path, **entries: Any) -> Path:
 
 
 def as_trained_for(model: Sdxl, prediction: Prediction, zero_terminal_snr: bool = False) -> Sdxl:
-    parts = vars(model) | {"prediction": prediction, "zero_terminal_snr": zero_terminal_snr}
-    return Sdxl(**parts)
+    return replace(model, prediction=prediction, zero_terminal_snr=zero_terminal_snr)
+
+
+def batch_of(timesteps: list[int]) -> Batch:
+    """Two pictures at these timesteps."""
+    return Batch([0, 1], drawn(1), drawn(2), torch.tensor(timesteps), CAPTIONS, SIZES)
 
 
 def drawn(seed: int, images: int = 2) -> torch.Tensor:
@@ -90,7 +98,7 @@ def drawn(seed: int, images: int = 2) -> torch.Tensor:
     ],
 )
 def test_prediction_and_schedule_are_the_folders(folder: Path, tmp_path: Path, entries: dict, read: tuple[str, bool]) -> None:
-    model = load_sdxl(with_schedule(folder, tmp_path / "model", **entries))
+    model = load(with_schedule(folder, tmp_path / "model", **entries))
     assert (model.prediction, model.zero_terminal_snr) == read
     assert (model.device, model.precision, model.text_cache) == (torch.device("cpu"), "fp32", None)
 
@@ -104,7 +112,7 @@ def test_prediction_and_schedule_are_the_folders(folder: Path, tmp_path: Path, e
 )
 def test_a_schedule_that_is_not_known_is_refused(folder: Path, tmp_path: Path, entries: dict, words: str) -> None:
     with pytest.raises(StageError, match=rf"scheduler_config\.json: .*{words}"):
-        load_sdxl(with_schedule(folder, tmp_path / "model", **entries))
+        load(with_schedule(folder, tmp_path / "model", **entries))
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]"])
@@ -114,23 +122,23 @@ def test_a_scheduler_config_that_cannot_be_read_is_named(folder: Path, tmp_path:
     if content is not None:
         path.write_text(content)
     with pytest.raises(StageError, match=r"scheduler_config\.json: cannot be read"):
-        load_sdxl(tmp_path / "model")
+        load(tmp_path / "model")
 
 
 def test_missing_and_broken_components_are_named(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "model")
     (copy / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights")
     with pytest.raises(StageError, match="model/vae: cannot be loaded as AutoencoderKL"):
-        load_sdxl(copy)
+        load(copy)
     shutil.rmtree(copy / "unet")
     with pytest.raises(StageError, match="no folder 'unet'"):
-        load_sdxl(copy)
+        load(copy)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_told(folder: Path) -> None:
     with pytest.raises(StageError, match=r"device: cuda.*finds no GPU here; set device: cpu"):
-        load_sdxl(folder, "cuda")
+        load(folder, "cuda")
 
 
 @pytest.mark.golden
@@ -139,14 +147,14 @@ def test_size_embeddings_are_sd_scripts(golden: Path) -> None:
         unet = UNet2DConditionModel.from_config(real_sdxl_configs()["unet"])
     for case in json.loads((golden / "train" / "size_embeddings.json").read_text())["cases"]:
         sizes = Sizes(*case["original_size_hw"], *case["crop_top_left"], *case["target_size_hw"])
-        embedding = unet.add_time_proj(torch.tensor(sizes.time_ids(), dtype=torch.float32)).flatten()
+        embedding = unet.add_time_proj(torch.tensor(time_ids(sizes), dtype=torch.float32)).flatten()
         assert torch.allclose(embedding, torch.tensor(case["embedding_1536"]), rtol=0, atol=2e-4)
 
 
 def test_the_unet_is_told_pooled_text_and_sizes(model: Sdxl, settings: Train) -> None:
     told = []
     hook = model.unet.add_embedding.register_forward_pre_hook(lambda _, inputs: told.append(inputs[0]))
-    denoising_losses(model, drawn(1), drawn(2), torch.tensor([5, 500]), CAPTIONS, SIZES, settings)
+    losses(model, batch_of([5, 500]), settings)
     hook.remove()
     assert told[0].shape == (2, TEXT_WIDTHS[1] + 6 * ADDITION_TIME_DIM)
     assert torch.equal(told[0][:, : TEXT_WIDTHS[1]], encode_captions(model, CAPTIONS, 75)[1])
@@ -188,45 +196,47 @@ def test_longer_captions_are_windows_joined_at_their_marks(model: Sdxl, length: 
 def test_losses_are_of_diffusers_noising_and_target(model: Sdxl, settings: Train, prediction: str, zero_terminal: bool) -> None:
     schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     scheduler = DDPMScheduler(**schedule, prediction_type=prediction, rescale_betas_zero_snr=zero_terminal)
-    latents, noise, timesteps = drawn(1), drawn(2), torch.tensor([20, 999])
+    batch = batch_of([20, 999])
+    latents, noise, timesteps = batch.latents, batch.noise, batch.timesteps
     context, pooled = encode_captions(model, CAPTIONS, 75)
-    conditions = {"text_embeds": pooled, "time_ids": torch.tensor([one.time_ids() for one in SIZES], dtype=torch.float32)}
+    conditions = {"text_embeds": pooled, "time_ids": torch.tensor([time_ids(one) for one in SIZES], dtype=torch.float32)}
     noisy = scheduler.add_noise(latents, noise, timesteps)
     predicted = model.unet(noisy, timesteps, context, added_cond_kwargs=conditions).sample
     target = noise if prediction == "epsilon" else scheduler.get_velocity(latents, noise, timesteps)
     expected = (predicted - target).square().mean(dim=(1, 2, 3))
     trained_for = as_trained_for(model, prediction, zero_terminal)
-    losses = denoising_losses(trained_for, latents, noise, timesteps, CAPTIONS, SIZES, settings)
-    assert losses.dtype == torch.float32
-    assert torch.allclose(losses, expected, rtol=1e-4)
+    found = losses(trained_for, batch, settings)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, expected, rtol=1e-4)
 
 
-def test_losses_are_weighted_by_the_settings(model: Sdxl, settings: Train) -> None:
-    """Weights of timesteps 0 and 400 (SNR 1175 and 1.12), of each weighting; the settings of one call leave no trace."""
-    inputs = drawn(1), drawn(2), torch.tensor([0, 400]), CAPTIONS, SIZES
-    plain = denoising_losses(model, *inputs, settings)
+def test_weights_follow_from_the_settings(model: Sdxl, settings: Train) -> None:
+    """Of timesteps 0 and 400 (SNR 1175 and 1.12), of each weighting; no loss changes them."""
+    timesteps = torch.tensor([0, 400])
     for changed, expected in (
         ({"min_snr_gamma": 5.0}, [0.0042537, 1.0]),
         ({"debiased": True}, [1000**-0.5, None]),
         ({}, [1.0, 1.0]),
     ):
-        shares = denoising_losses(model, *inputs, settings.model_copy(update=changed)) / plain
-        for share, value in zip(shares.tolist(), expected, strict=True):
-            assert value is None or share == pytest.approx(value, rel=1e-4), changed
+        weights = loss_weights(model, settings.model_copy(update=changed), torch.device("cpu"))
+        assert weights.state is None
+        assert weights.of(timesteps).dtype == torch.float32
+        for found, value in zip(weights.of(timesteps).tolist(), expected, strict=True):
+            assert value is None or found == pytest.approx(value, rel=1e-4), changed
 
 
 @pytest.mark.parametrize(("precision", "error"), [("bf16", 0.05), ("fp16", 0.01)])
 def test_mixed_precision_is_near_and_trains_float32_weights(folder: Path, settings: Train, precision: str, error: float) -> None:
-    exact, mixed = load_sdxl(folder), load_sdxl(folder, precision=precision)
-    inputs = drawn(1), drawn(2), torch.tensor([20, 700]), CAPTIONS, SIZES
-    expected = denoising_losses(exact, *inputs, settings)
+    exact, mixed = load(folder), load(folder, precision=precision)
+    batch = batch_of([20, 700])
+    expected = losses(exact, batch, settings)
     mixed.unet.requires_grad_(True)
     mixed.text_encoder.requires_grad_(True)
-    losses = denoising_losses(mixed, *inputs, settings)
-    assert losses.dtype == torch.float32
-    assert not torch.equal(losses, expected), "computed in float32"
-    assert torch.allclose(losses, expected, rtol=error)
-    losses.sum().backward()
+    found = losses(mixed, batch, settings)
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, expected), "computed in float32"
+    assert torch.allclose(found, expected, rtol=error)
+    found.sum().backward()
     for weight in (mixed.unet.conv_in.weight, mixed.text_encoder.text_model.embeddings.token_embedding.weight):
         assert weight.dtype == weight.grad.dtype == torch.float32
         assert float(weight.grad.abs().max()) > 0
@@ -238,7 +248,7 @@ WORDS = [f"tag {i}" for i in range(14)]
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> Mapping[str, tuple[torch.Tensor, torch.Tensor]]:
     """Each word encoded by itself, without a cache, in 227 states: 87 kB, so that a megabyte holds eleven."""
-    model = load_sdxl(folder)
+    model = load(folder)
     return {word: encode_captions(model, [word], 225) for word in WORDS}
 
 
@@ -249,7 +259,7 @@ def alone(folder: Path) -> Mapping[str, tuple[torch.Tensor, torch.Tensor]]:
 def test_cached_text_is_the_same_bits_in_any_batch_after_any_other(
     model: Sdxl, alone: Mapping[str, tuple[torch.Tensor, torch.Tensor]], batches: list[list[str]], megabytes: int
 ) -> None:
-    cached = Sdxl(**vars(model) | {"text_cache": TextCache(megabytes)})
+    cached = replace(model, text_cache=TextCache(megabytes))
     for batch in [*batches, WORDS, WORDS[-3:]]:
         context, pooled = encode_training_captions(cached, batch, 225)
         assert torch.equal(context, torch.cat([alone[word][0] for word in batch]))
@@ -259,15 +269,15 @@ def test_cached_text_is_the_same_bits_in_any_batch_after_any_other(
 
 
 def test_cached_text_takes_no_gradients_and_gives_the_same_losses(folder: Path, settings: Train) -> None:
-    model = load_sdxl(folder)
+    model = load(folder)
     model.unet.requires_grad_(True)
-    inputs = drawn(1), drawn(2), torch.tensor([20, 700]), CAPTIONS, SIZES
-    expected = denoising_losses(model, *inputs, settings)
+    batch = batch_of([20, 700])
+    expected = losses(model, batch, settings)
     model.text_cache = TextCache(1)
     model.text_encoder.requires_grad_(True)
-    missed = denoising_losses(model, *inputs, settings)
+    missed = losses(model, batch, settings)
     assert torch.allclose(missed, expected, rtol=1e-5)
-    hit = denoising_losses(model, *inputs, settings)
+    hit = losses(model, batch, settings)
     assert torch.equal(hit, missed)
     hit.sum().backward()
     assert model.unet.conv_in.weight.grad is not None
@@ -291,10 +301,10 @@ def test_pictures_are_those_of_diffusers_euler_sampler(
     ours = sample_latents(as_trained_for(model, prediction, zero_terminal), "1girl, solo", 3, SAMPLED)
     assert ours.shape == theirs.shape
     assert torch.allclose(ours, theirs, rtol=0, atol=2e-3 * float(theirs.abs().max()))
-    assert decode_picture(model, ours).size == (48, 64)
+    assert draw_picture(model, "1girl, solo", 3, SAMPLED).size == (48, 64)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", FAMILY_SAMPLERS["sdxl"])
 def test_a_picture_of_any_sampler_follows_from_its_seed(model: Sdxl, sampler: str) -> None:
     settings = SAMPLED.model_copy(update={"sampler": sampler})
     state = torch.get_rng_state()

@@ -50,9 +50,15 @@ def test_underscores_stay_in_short_names_only(tag: str, text: str) -> None:
 def test_a_prompt_has_the_order_and_words_of_its_profile() -> None:
     expected = {
         "kohaku-xl-epsilon": "1girl, mika (lorelei), lorelei stories, lisa wischofsky, solo, newest, safe, masterpiece",
-        "sotediffusion": "extremely aesthetic, best quality, newest, general, mika (lorelei), lorelei stories, 1girl, solo",
+        "sotediffusion": "extremely aesthetic, best quality, newest, general, mika, lorelei, lorelei stories, 1girl, solo",
     }
     assert {name: prompts(rules=profile(name))[0] for name in expected} == expected
+
+
+def test_a_series_that_the_expanded_name_tells_is_not_told_again() -> None:
+    told = prompts(replace(MIKA, series="lorelei", gender_tag="1boy"), profile("sotediffusion"))[0]
+    assert told == "extremely aesthetic, best quality, newest, general, mika, lorelei, 1boy, male focus, solo"
+    assert prompts(replace(MIKA, series="lorelei"))[0].startswith("1girl, mika (lorelei), lorelei, lisa wischofsky")
 
 
 @pytest.mark.parametrize("name", profiles())

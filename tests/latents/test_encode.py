@@ -1,4 +1,4 @@
-"""Posteriors, precisions and the shards' types."""
+"""The encoders of both families, precisions and the shards' types."""
 
 from pathlib import Path
 
@@ -8,42 +8,65 @@ from repro.numerics import fix_torch
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from small_cascade import write_small_cascade
 from small_sdxl import write_small_sdxl
 
-from latents.encode import BEYOND_FP16, NOT_FINITE, load_vae, posterior, why_lost
+from families.effnet import load_effnet, normalised
+from latents.encode import BEYOND_FP16, NOT_FINITE, why_lost
+from latents.encoders import PictureEncoder, load_encoder
 
+FAMILIES = ["sdxl", "cascade"]
 PIXELS = torch.randint(0, 256, (48, 64, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
-def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_sdxl(tmp_path_factory.mktemp("encode") / "base", seed=1) / "vae"
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """{family: folder of its encoder}."""
+    made = tmp_path_factory.mktemp("encode")
+    return {"sdxl": write_small_sdxl(made / "sdxl", 1) / "vae", "cascade": write_small_cascade(made / "cascade", 1) / "effnet"}
 
 
 @pytest.fixture(scope="module")
-def vae(vae_folder: Path) -> AutoencoderKL:
+def encoders(folders: dict[str, Path]) -> dict[str, PictureEncoder]:
     fix_torch()
-    return load_vae(vae_folder)
+    return {family: load_encoder(family, folder) for family, folder in folders.items()}
 
 
 def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found - exact).norm() / exact.norm())
 
 
-def test_mean_and_deviation_are_those_of_diffusers(vae: AutoencoderKL) -> None:
+def test_mean_and_deviation_are_those_of_diffusers(encoders: dict[str, PictureEncoder], folders: dict[str, Path]) -> None:
+    encoder = encoders["sdxl"]
+    vae = AutoencoderKL.from_pretrained(folders["sdxl"], torch_dtype=torch.float32)
     with torch.no_grad():
         expected = vae.encode(PIXELS.permute(2, 0, 1)[None].float() / 127.5 - 1.0).latent_dist
-    mean, deviation = posterior(vae, PIXELS)
+    mean, deviation = encoder.encode(PIXELS, "fp32")
+    assert encoder.tensors == ("mean", "std")
     assert torch.equal(mean, expected.mean[0]) and torch.equal(deviation, expected.std[0])
-    assert mean.dtype == torch.float32 and mean.shape == (4, 12, 16)
+    assert mean.dtype == torch.float32 and mean.shape == (encoder.channels, 48 // encoder.stride, 64 // encoder.stride)
 
 
+def test_latents_are_those_of_the_image_encoder(encoders: dict[str, PictureEncoder], folders: dict[str, Path]) -> None:
+    """With the statistics of its batch norms, not the picture's own, and nothing drawn."""
+    encoder, network = encoders["cascade"], load_effnet(folders["cascade"])
+    with torch.no_grad():
+        expected = network.eval()(normalised(PIXELS)[None])
+        of_its_own = network.train()(normalised(PIXELS)[None])
+    (latents,) = encoder.encode(PIXELS, "fp32")
+    assert encoder.tensors == ("mean",)
+    assert torch.equal(latents, expected[0]) and not torch.equal(latents, of_its_own[0])
+    assert latents.dtype == torch.float32 and latents.shape == (encoder.channels, 48 // encoder.stride, 64 // encoder.stride)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("precision", "limit"), [("bf16", 0.1), ("fp16", 0.01)])
-def test_half_precisions_are_near(vae: AutoencoderKL, precision: str, limit: float) -> None:
-    for half, exact in zip(posterior(vae, PIXELS, precision), posterior(vae, PIXELS), strict=True):
+def test_half_precisions_are_near(encoders: dict[str, PictureEncoder], family: str, precision: str, limit: float) -> None:
+    encoder = encoders[family]
+    for half, exact in zip(encoder.encode(PIXELS, precision), encoder.encode(PIXELS, "fp32"), strict=True):
         assert half.dtype == torch.float32
         assert 0 < relative_error(half, exact) < limit
-    assert relative_error(posterior(vae, PIXELS, "bf16")[0], posterior(vae, PIXELS, "fp16")[0]) > 0
+    assert relative_error(encoder.encode(PIXELS, "bf16")[0], encoder.encode(PIXELS, "fp16")[0]) > 0
 
 
 def test_reasons_to_lose_an_image() -> None:
@@ -54,12 +77,13 @@ def test_reasons_to_lose_an_image() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-4), ("bf16", 0.1), ("fp16", 0.01)])
 def test_the_gpu_gives_the_same_twice_and_is_near_the_cpu(
-    vae: AutoencoderKL, vae_folder: Path, precision: str, limit: float
+    encoders: dict[str, PictureEncoder], folders: dict[str, Path], family: str, precision: str, limit: float
 ) -> None:
-    there = load_vae(vae_folder, device_of_this_process("cuda"))
-    first, again = posterior(there, PIXELS, precision), posterior(there, PIXELS, precision)
+    there = load_encoder(family, folders[family], device_of_this_process("cuda"))
+    first, again = there.encode(PIXELS, precision), there.encode(PIXELS, precision)
     assert all(map(torch.equal, first, again))
-    for found, exact in zip(first, posterior(vae, PIXELS), strict=True):
+    for found, exact in zip(first, encoders[family].encode(PIXELS, "fp32"), strict=True):
         assert relative_error(found, exact) < limit

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from booru.images.portions import Portion
 from latents.encode import lost_in
-from latents.portions import Portion
 from latents.shards import assign_shards, encoded_images, index_frame, lost_frame, pieces_of, write_shards
 
 SQUARE, TALL = (64, 64), (48, 80)
@@ -31,15 +31,18 @@ def ids_by_shard(images: pl.DataFrame) -> list[list[int]]:
     return [shard["id"].to_list() for shard in images.partition_by("shard", maintain_order=True)]
 
 
-def write_portions(images: pl.DataFrame, folder: Path, length: int, lost: set[int]) -> list[Portion]:
-    """Portion files of `length` images; an image's latents are full of its id."""
+def write_portions(
+    images: pl.DataFrame, folder: Path, length: int, lost: set[int], names: tuple[str, ...] = ("mean", "std")
+) -> list[Portion]:
+    """Portion files of `length` images; an image's mean is full of its id, its deviation of the negative."""
     portions = []
     for start in range(0, images.height, length):
         rows = images[start : start + length]
         portion = Portion(folder / "list", start, start + rows.height, folder / f"{start}.safetensors")
         kept = [i for i in rows["id"].to_list() if i not in lost]
         values = torch.tensor(kept, dtype=torch.float32).view(-1, 1, 1, 1)
-        tensors = {"mean": values.expand(-1, 4, 2, 3), "std": -values.expand(-1, 4, 2, 3)} if kept else {}
+        filled = {"mean": values.expand(-1, 4, 2, 3), "std": -values.expand(-1, 4, 2, 3)}
+        tensors = {name: filled[name] for name in names} if kept else {}
         gone = {n: "gone" for n, i in enumerate(rows["id"].to_list()) if i in lost}
         write_tensors(portion.output, tensors, {"lost": json.dumps(gone)})
         portions.append(portion)
@@ -93,6 +96,20 @@ def test_a_shard_says_by_which_vae(tmp_path: Path) -> None:
     list(write_shards(tmp_path, encoded, portions, {"vae": "some digest"}))
     with safe_open(tmp_path / "latents-00000.safetensors", framework="pt") as file:
         assert file.metadata() == {"vae": "some digest"}
+
+
+def test_shards_hold_what_the_encoder_gave(tmp_path: Path) -> None:
+    """The first portion has lost all its images, and with them the tensors."""
+    images = image_list(dict.fromkeys(range(6), SQUARE))
+    for number, names in enumerate([("mean",), ("mean", "std")]):
+        portions = write_portions(images, tmp_path, 2, {0, 1}, names)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        encoded = assign_shards(encoded_images(images, portions, [0, 1]), 1 << 20, 1)
+        list(write_shards(folder, encoded, portions, {"vae": "x"}))
+        tensors = load_file(folder / "latents-00000.safetensors")
+        assert set(tensors) == {"ids", *names}
+        assert tensors["mean"][:, 0, 0, 0].tolist() == tensors["ids"].tolist() == [2, 3, 4, 5]
 
 
 def test_index_is_sorted_by_id() -> None:

@@ -66,6 +66,17 @@ def test_a_shard_that_is_none(tmp_path: Path) -> None:
         latents_vae(tmp_path)
 
 
+def test_stable_cascades_image_encoder_is_in_the_place_of_the_vae(tmp_path: Path) -> None:
+    base = write_vae(tmp_path / "base").rename(tmp_path / "cascade")
+    digest = vae_digest(base)
+    (base / "vae").rename(base / "effnet")
+    assert vae_digest(base) == digest
+    refuse_latents_of_another_vae(write_latents(tmp_path / "latents", digest), base)
+    (base / "effnet" / "more").write_bytes(b"another")
+    with pytest.raises(StageError, match=r"encoded by the VAE or image encoder .*, but .*effnet is"):
+        refuse_latents_of_another_vae(tmp_path / "latents", base)
+
+
 def test_a_base_without_a_vae(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="vae: missing"):
         vae_digest(tmp_path)

@@ -211,3 +211,39 @@ def test_licences_of_the_hub_stand_alone_and_others_bring_their_name():
     assert license_fields("CC-BY-4.0", None) == {"license": "cc-by-4.0"}
     assert license_fields("Own terms, 2024", None) == {"license": "other", "license_name": "own-terms-2024"}
     assert license_fields("Own terms", "https://example.org")["license_link"] == "https://example.org"
+
+
+@pytest.fixture(scope="module")
+def of_cascade(tmp_path_factory) -> str:
+    folder = write_reports(tmp_path_factory.mktemp("cascade"))
+    return card_of(folder, load_params(Path("recipes/sotediffusion-base.yaml"))).replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        r"stable-cascade\n",
+        r"All weights of the stage C prior and the text encoder were trained; text encoder not frozen",
+        r"Learning rate: 1e-5 for the stage C prior, 4e-6 for the text encoder\n",
+        r"Loss weighting: P2, 1 / \(1 \+ SNR\)\n\* Resolution",
+        r"DDPM, 30 steps, guidance 7; decoder 10 steps, guidance 1, 1024x1536",
+        r"tags and rating by `wd-swinv2-tagger-v3`, aesthetic score by `aesthetic-shadow-2`",
+        r"general ones of a probability of at least 0\.35, characters of at least 0\.5\.",
+        r'The text says "<text>"',
+        r"the order of all tags is shuffled in each step",
+        r"## References\n\n\* Pernias[\s\S]*Choi[\s\S]*Shazeer",
+    ],
+)
+def test_the_card_of_a_stable_cascade_tells_its_own(of_cascade, field):
+    assert re.search(field, of_cascade)
+
+
+def test_the_card_of_a_stable_cascade_tells_nothing_of_sdxl(of_cascade):
+    told = of_cascade.split("<summary>Parameters")[0]
+    assert not re.search(r"SDXL|StableDiffusionXL|UNet|[Nn]oise offset|min-SNR", told.replace("Kohaku XL", ""))
+
+
+def test_the_usage_of_each_family_is_python(published, of_cascade):
+    for card in (published, of_cascade):
+        example = re.search(r"```python\n([\s\S]*?)```", card).group(1)
+        compile(example, "usage", "exec")

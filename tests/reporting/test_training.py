@@ -39,10 +39,12 @@ def test_a_warm_up_is_told_where_there_is_one(schedule, warmup, words):
     assert schedule_words(params(schedule=schedule, warmup_updates=warmup).train) == words
 
 
-def test_the_losss_weighting_is_one_of_three():
-    assert weighting_words(params(min_snr_gamma=5.0).train) == "min-SNR, gamma 5"
-    assert weighting_words(params(min_snr_gamma=None, debiased=True).train) == "debiased"
-    assert weighting_words(params(min_snr_gamma=None).train) == "none"
+def test_the_losss_weighting_is_one_of_three_or_stable_cascades():
+    assert weighting_words(params(min_snr_gamma=5.0).train, "sdxl") == "min-SNR, gamma 5"
+    assert weighting_words(params(min_snr_gamma=None, debiased=True).train, "sdxl") == "debiased"
+    assert weighting_words(params(min_snr_gamma=None).train, "sdxl") == "none"
+    assert weighting_words(params(min_snr_gamma=None).train, "cascade") == "P2, 1 / (1 + SNR)"
+    assert weighting_words(params(min_snr_gamma=None, adaptive_loss_weight=True).train, "cascade").startswith("adaptive")
 
 
 def test_noise_offset_and_what_the_latent_adds():
@@ -62,9 +64,9 @@ def test_the_target_is_told_where_the_recipe_sets_it():
 
 def test_factors_by_name_come_behind_those_by_class():
     lokr = params().train.lokr
-    assert factor_words(lokr).endswith("text encoder attention 2, MLP 2")
+    assert factor_words(lokr, "UNet").endswith("text encoder attention 2, MLP 2")
     named = lokr.model_copy(update={"by_name": {"lora_unet_.*_ff_net_2": 4, "lora_te1_.*": None}})
-    assert factor_words(named).endswith("MLP 2; by name: lora_unet_.*_ff_net_2 4, lora_te1_.* untrained")
+    assert factor_words(named, "UNet").endswith("MLP 2; by name: lora_unet_.*_ff_net_2 4, lora_te1_.* untrained")
 
 
 def test_epochs_are_told_where_they_were_asked_for():
@@ -77,7 +79,7 @@ def test_arithmetic_sizes_and_papers_follow_the_recipe():
     facts = training_facts(params(precision="bf16", optimizer="adafactor", method="full").model_copy(update={"device": "cuda"}))
     assert facts["arithmetic"] == "bf16 on a GPU"
     assert "steps of 16; latents encoded in fp32 and kept as fp32" in facts["bucket_rule"]
-    assert [paper.split(" (")[0] for paper in facts["papers"]] == ["Hang et al.", "Shazeer and Stern"]
+    assert [paper.split(" (")[0] for paper in facts["papers"]] == ["Podell et al.", "Hang et al.", "Shazeer and Stern"]
     sample = params()
     latents = sample.latents.model_copy(update={"bucket_no_upscale": True})
     assert "not enlarged" in training_facts(sample.model_copy(update={"latents": latents}))["bucket_rule"]

@@ -199,3 +199,32 @@ def test_every_recipe_loads() -> None:
     for path in [Path("params.yaml"), *recipes]:
         if isinstance(values := read_yaml(path.read_text(), str(path)), dict) and "runtime" in values:
             load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "named"),
+    [
+        ("sample", "train.adaptive_loss_weight=true", r"train\.adaptive_loss_weight: family sdxl"),
+        ("sample", "base.decoder=stable-cascade", r"base\.decoder: family sdxl"),
+        ("sample", "evaluate.generation.sampler=ddpm", r"evaluate\.generation\.sampler: ddpm .* euler_ancestral"),
+        ("sample", "evaluate.generation.decoder={steps: 4, guidance: 1.0}", r"evaluate\.generation\.decoder"),
+        ("sample", "evaluate.generation.original_width=", r"original_width"),
+        ("sample", "family=cascade", "family is cascade"),
+        ("sample-cascade", "train.min_snr_gamma=5.0", r"train\.min_snr_gamma: family cascade"),
+        ("sample-cascade", "train.noise_offset=0.1", r"train\.noise_offset: family cascade"),
+        ("sample-cascade", "base.zero_terminal_snr=false", r"base\.zero_terminal_snr: family cascade"),
+        ("sample-cascade", "evaluate.generation.sampler=ddim", r"evaluate\.generation\.sampler: ddim .* ddpm"),
+        ("sample-cascade", "train.pictures.decoder=", r"train\.pictures\.decoder"),
+        ("sample-cascade", "annotate.tags=", r"caption\.tags: annotations needs a tagger"),
+        ("sample-cascade", "caption.general_threshold=0.01", r"annotate\.tags\.floor \(0\.05\)"),
+        ("sample", "caption.above={aesthetic: 0.9, quality: null}", r"caption\.above: aesthetic needs a model"),
+        ("sample", "caption.repeats=[{aesthetic: null, quality: 0.9, extra: 5}]", r"caption\.repeats: quality needs a model"),
+        ("sample-cascade", "caption.above={aesthetic: null, quality: null}", "give a score in aesthetic or in quality"),
+    ],
+)
+def test_settings_that_do_not_fit_the_family_or_the_annotations_are_refused(recipe: str, override: str, named: str) -> None:
+    path = Path("recipes", f"{recipe}.yaml")
+    load_params(path)
+    with pytest.raises(StageError, match=named) as refused:
+        load_params(path, [override])
+    assert len(str(refused.value).splitlines()) == 1

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import astuple
 from pathlib import Path
 
 from repro.errors import StageError
@@ -20,9 +21,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_training import REPOSITORY, write_captions, write_params
 
+from families.family import Batch, family
 from families.noise import TIMESTEPS
 from training.captions import training_caption
-from training.examples import Batch, Examples, draw_key
+from training.examples import Examples, draw_key
 
 SCALE = 0.5
 REPEATS = {1007: 3, 1028: 2, 2000: 2}
@@ -49,7 +51,7 @@ def test_rows_follow_the_index(examples: Examples) -> None:
     assert batch.ids == [1000, 1035]
     assert batch.latents.shape == batch.noise.shape == (2, 4, 16, 16)
     assert examples.batch((14,), epoch=0).latents.shape == (1, 4, 20, 12)
-    assert batch.sizes[1].time_ids() == [128, 192, 5, 10, 64, 64], "original and crop and bucket, height before width"
+    assert astuple(batch.sizes[1]) == (128, 192, 5, 10, 64, 64), "original and crop and bucket, height before width"
 
 
 def test_latents_are_scaled_samples_of_the_posterior(examples: Examples, training_inputs: Path) -> None:
@@ -94,6 +96,21 @@ def test_occurrences_differ_and_the_first_is_the_image_shown_once(training_input
         assert len({value.numpy().tobytes() for value in values}) == 3, name
     assert batch.captions[0] == once.captions[0]
     assert len(set(batch.captions)) == 3
+
+
+def test_latents_without_deviations_are_taken_as_they_are(cascade_inputs: Path, tmp_path: Path) -> None:
+    """And times are the family's own draws, not whole numbers."""
+    params = load_params(write_params(tmp_path / "p.yaml", family="cascade"))
+    examples = Examples(cascade_inputs / "latents", cascade_inputs / "captions", params, SCALE)
+    shard = load_file(cascade_inputs / "latents" / "latents-00000.safetensors")
+    assert set(shard) == {"mean", "ids"}
+    for epoch in (0, 1):
+        batch = examples.batch((0, 5), epoch)
+        assert torch.equal(batch.latents, SCALE * shard["mean"][[0, 5]])
+        draws = [Stream(params.seed, "timestep", epoch, post) for post in (1000, 1035)]
+        assert batch.timesteps.dtype == torch.float64
+        assert batch.timesteps.tolist() == [family("cascade").draw_timestep(draw) for draw in draws]
+        assert torch.equal(examples.timesteps((0, 5), epoch), batch.timesteps)
 
 
 def test_draws_are_those_of_their_keys(training_inputs: Path, params: Params) -> None:

@@ -9,14 +9,16 @@ from typing import Any
 
 from repro.cost import measured
 from repro.errors import StageError
+from repro.tensorfile import write_tensors
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_updates import OPTIMIZERS
-from tiny_training import job_of, write_captions, write_latents
+from tiny_training import family_of, job_of, write_captions, write_latents
 from width_runs import differing, record_at_width, recorded
 
-from families.sdxl import denoising_losses
+from families.family import family
 from training.loop import Job, Trainer, run_updates
 from training.loss_scale import LossScale
 from training.ranks import Ranks
@@ -38,12 +40,13 @@ def trainer_of(inputs: Path, folder: Path, **changes: Any) -> Trainer:
     return Trainer(job_of(inputs, folder, **BARE | changes), ALONE)
 
 
-def test_two_processes_give_the_gradient_and_state_of_one(training_inputs: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_gradient_and_state_of_one(family_inputs: Path, tmp_path: Path) -> None:
     settings = {"optimizer": "lion8bit", "updates": 2, "batch_size": 4, "micro_batch_size": 1}
-    one = at_width(training_inputs, tmp_path / "1", 1, settings)
+    one = at_width(family_inputs, tmp_path / "1", 1, settings)
     assert {"gradient.0", "gradient.1", "losses.0", "losses.1", "weights", "saved weights", "saved counts"} < one.keys()
     assert any(one["gradient.0"]) and one["gradient.0"] != one["gradient.1"]
-    assert differing(one, at_width(training_inputs, tmp_path / "2", 2, settings)) == []
+    assert ("saved loss weights" in one) == (family_of(family_inputs / "base") == "cascade")
+    assert differing(one, at_width(family_inputs, tmp_path / "2", 2, settings)) == []
 
 
 # Two of them with accumulation, and with an epoch's short last update, where virtual ranks have nothing to do.
@@ -57,12 +60,12 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def widths(training_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict[str, bytes]]]:
+def widths(family_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict[str, bytes]]]:
     """Records of all runs at widths 1, 2, 4 and 8, by width and name."""
     records = {}
     for processes in (1, 2, 4, 8):
         folder = tmp_path_factory.mktemp(f"width-{processes}")
-        jobs = [job_of(training_inputs, folder / name, processes, **BARE | settings) for name, settings in RUNS.items()]
+        jobs = [job_of(family_inputs, folder / name, processes, **BARE | settings) for name, settings in RUNS.items()]
         record_at_width(jobs, processes, folder / "meeting")
         records[processes] = {name: recorded(folder / name, processes) for name in RUNS}
     return records
@@ -79,10 +82,10 @@ def test_every_width_gives_the_same_bytes(widths: dict[int, dict[str, dict[str, 
 
 @pytest.mark.slow
 def test_another_number_of_virtual_ranks_gives_another_gradient(
-    widths: dict[int, dict[str, dict[str, bytes]]], training_inputs: Path, tmp_path: Path
+    widths: dict[int, dict[str, dict[str, bytes]]], family_inputs: Path, tmp_path: Path
 ) -> None:
     """The comparison can fail: the same images in the same order, added up in two sums for each rank instead of one."""
-    four = at_width(training_inputs, tmp_path / "4", 1, RUNS["adamw"] | {"virtual_ranks": 4})
+    four = at_width(family_inputs, tmp_path / "4", 1, RUNS["adamw"] | {"virtual_ranks": 4})
     eight = widths[1]["adamw"]
     assert four["losses.0"] == eight["losses.0"]
     numbers = min(len(four["gradient.0"]), len(eight["gradient.0"]))
@@ -91,29 +94,27 @@ def test_another_number_of_virtual_ranks_gives_another_gradient(
 
 @pytest.mark.slow
 def test_an_all_reduce_gives_another_gradient(
-    widths: dict[int, dict[str, dict[str, bytes]]], training_inputs: Path, tmp_path: Path
+    widths: dict[int, dict[str, dict[str, bytes]]], family_inputs: Path, tmp_path: Path
 ) -> None:
     """The comparison can fail: gloo's own order of the sum at four processes."""
-    differ = differing(widths[1]["adamw"], at_width(training_inputs, tmp_path / "4", 4, RUNS["adamw"], orderless=True))
+    differ = differing(widths[1]["adamw"], at_width(family_inputs, tmp_path / "4", 4, RUNS["adamw"], orderless=True))
     assert {"gradient.0", "weights", "saved counts"} <= set(differ)
     assert "losses.0" not in differ
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_at_two_widths_with_and_without_checkpointing(
-    training_inputs: Path, tmp_path: Path, precision: str
-) -> None:
+def test_half_precision_at_two_widths_with_and_without_checkpointing(family_inputs: Path, tmp_path: Path, precision: str) -> None:
     settings = {"precision": precision, "updates": 3, "optimizer": "adamw"}
-    one = at_width(training_inputs, tmp_path / "1", 1, settings)
-    two = at_width(training_inputs, tmp_path / "2", 2, settings | {"runtime": {"gradient_checkpointing": True}})
+    one = at_width(family_inputs, tmp_path / "1", 1, settings)
+    two = at_width(family_inputs, tmp_path / "2", 2, settings | {"runtime": {"gradient_checkpointing": True}})
     assert any(one["gradient.2"])
     assert differing(one, two) == []
 
 
-def test_the_gradient_is_that_of_the_mean_loss_times_the_scale(training_inputs: Path, tmp_path: Path) -> None:
+def test_the_gradient_is_that_of_the_mean_loss_times_the_scale(family_inputs: Path, tmp_path: Path) -> None:
     """Micro-batches, virtual ranks and the tree add up to plain backpropagation of all images' mean."""
-    trainer = trainer_of(training_inputs, tmp_path / "run", batch_size=24, micro_batch_size=3)
+    trainer = trainer_of(family_inputs, tmp_path / "run", batch_size=24, micro_batch_size=3)
     gradient, losses, stopping = trainer.gradient(0, 1.0, StopRequest())
     assert not stopping
     scaled, _, _ = trainer.gradient(0, 2.0**10, StopRequest())
@@ -121,13 +122,12 @@ def test_the_gradient_is_that_of_the_mean_loss_times_the_scale(training_inputs: 
     expected = trainer.flat.collect_gradients()
     entries = [entry for rank in trainer.order.update(0) for batch in rank for entry in batch]
     batches = [trainer.examples.batch((entry,), epoch=0) for entry in entries]
-    alone = torch.cat(
-        [denoising_losses(trainer.model, b.latents, b.noise, b.timesteps, b.captions, b.sizes, trainer.settings) for b in batches]
-    )
-    alone.mean().backward()
+    plain = torch.cat([trainer.family.losses(trainer.model, batch, trainer.settings) for batch in batches])
+    weights = torch.cat([trainer.loss_weights.of(batch.timesteps) for batch in batches])
+    (plain * weights).mean().backward()
     trainer.trained.finish_gradients()
     assert len(entries) == 19
-    assert torch.allclose(losses.float(), alone.detach(), rtol=1e-5)
+    assert torch.allclose(losses.float(), torch.stack([plain * weights, plain]).detach(), rtol=1e-5)
     assert gradient.abs().max() > 1e-4
     assert torch.allclose(gradient, expected, rtol=1e-3, atol=2e-6 * float(gradient.abs().max()))
 
@@ -137,19 +137,64 @@ def result(job: Job) -> tuple[dict[str, bytes], list]:
     return {name: tensor.numpy().tobytes() for name, tensor in trained.items()}, history
 
 
-def test_a_run_goes_on_from_its_saved_state(training_inputs: Path, tmp_path: Path) -> None:
-    whole = job_of(training_inputs, tmp_path / "whole", updates=4, optimizer="adamw8bit", **{**BARE, "save_every": 2})
+def test_a_run_goes_on_from_its_saved_state(family_inputs: Path, tmp_path: Path) -> None:
+    whole = job_of(family_inputs, tmp_path / "whole", updates=4, optimizer="adamw8bit", **{**BARE, "save_every": 2})
     expected = result(whole)
     (whole.state / "update-00000004.safetensors").unlink()
     assert result(whole) == expected
     assert [row.update for row in expected[1]] == [0, 1, 2, 3]
 
 
+ADAPTIVE = {"updates": 3, "batch_size": 8, "micro_batch_size": 2, "virtual_ranks": 2, **BARE}
+
+
+def test_adaptive_weights_follow_the_losses_of_applied_updates_in_order(cascade_inputs: Path, tmp_path: Path) -> None:
+    """The first update has weights of 1; the next has those of a table that took in every micro-batch, one after the other."""
+    trainer = trainer_of(cascade_inputs, tmp_path / "run", **ADAPTIVE)
+    state, expected = trainer.first_state(), family("cascade").loss_weights(trainer.model, trainer.settings, torch.device("cpu"))
+    for update in (0, 1):
+        batches = [trainer.examples.batch(entries, 0) for rank in trainer.order.update(update) for entries in rank]
+        assert len(batches) == 4
+        losses = [trainer.family.losses(trainer.model, batch, trainer.settings).detach() for batch in batches]
+        weights = [expected.of(batch.timesteps) for batch in batches]
+        assert all(torch.equal(weight, torch.ones(len(weight))) for weight in weights) == (update == 0)
+        trainer.update(state, StopRequest())
+        mean = sum(float((weight * loss).sum()) for weight, loss in zip(weights, losses, strict=True)) / 8
+        assert state.history[-1].loss == pytest.approx(mean, rel=1e-6), "the weighted one"
+        for batch, loss in zip(batches, losses, strict=True):
+            expected.follow(batch.timesteps, loss)
+        assert torch.equal(trainer.loss_weights.state, expected.state)
+
+
+def test_a_run_with_adaptive_weights_goes_on_from_its_saved_table(cascade_inputs: Path, tmp_path: Path) -> None:
+    whole = job_of(cascade_inputs, tmp_path / "whole", **ADAPTIVE | {"save_every": 1})
+    expected = result(whole)
+    (whole.state / "update-00000003.safetensors").unlink()
+    saved = load_file(whole.state / "update-00000002.safetensors")
+    assert result(whole) == expected
+    # The comparison can fail: with another table the last update has another loss.
+    (whole.state / "update-00000003.safetensors").unlink()
+    write_tensors(whole.state / "update-00000002.safetensors", saved | {"loss weights": saved["loss weights"] * 2})
+    assert result(whole)[1][2].loss == pytest.approx(expected[1][2].loss / 2)
+
+
+def test_an_update_that_is_given_up_leaves_the_table_as_it_was(cascade_inputs: Path, tmp_path: Path) -> None:
+    """Asked to stop, or after a gradient that is not finite."""
+    trainer = trainer_of(cascade_inputs, tmp_path / "run", **ADAPTIVE)
+    before, stop = trainer.loss_weights.state.clone(), StopRequest()
+    stop.signal = 15
+    assert trainer.update(trainer.first_state(), stop)
+    break_gradients(trainer)
+    with pytest.raises(StageError, match="the gradient's norm is"):
+        trainer.update(trainer.first_state(), StopRequest())
+    assert torch.equal(trainer.loss_weights.state, before)
+
+
 def test_each_saved_state_is_noted_with_the_updates_of_this_process(
-    training_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last line, of the end, repeats the last state's."""
-    job = job_of(training_inputs, tmp_path / "run", updates=3, **{**BARE, "save_every": 2})
+    job = job_of(family_inputs, tmp_path / "run", updates=3, **{**BARE, "save_every": 2})
 
     def noted(name: str) -> list[int]:
         monkeypatch.setenv("COST_LOG", str(tmp_path / name))
@@ -164,27 +209,27 @@ def test_each_saved_state_is_noted_with_the_updates_of_this_process(
 
 
 @pytest.mark.parametrize("te_lr", [0.0, pytest.param(0.0005, marks=pytest.mark.slow)])
-def test_what_must_not_reach_a_byte_does_not(training_inputs: Path, tmp_path: Path, te_lr: float) -> None:
+def test_what_must_not_reach_a_byte_does_not(family_inputs: Path, tmp_path: Path, te_lr: float) -> None:
     settings = {"te_lr": te_lr, "updates": 3, "batch_size": 4, "micro_batch_size": 1, "warmup_updates": 0}
     plain = {"gradient_checkpointing": False, "text_cache_megabytes": 0}
-    bare = job_of(training_inputs, tmp_path / "bare", runtime=plain, **BARE | settings)
+    bare = job_of(family_inputs, tmp_path / "bare", runtime=plain, **BARE | settings)
     other = {"gradient_checkpointing": True, "text_cache_megabytes": 100}
-    busy = job_of(training_inputs, tmp_path / "busy", runtime=other, **settings)
+    busy = job_of(family_inputs, tmp_path / "busy", runtime=other, **settings)
     busy = dataclasses.replace(busy, curves=tmp_path / "curves")
     assert result(bare) == result(busy)
     assert list((tmp_path / "curves").iterdir())
 
 
-def test_epochs_are_counted_in_their_updates(training_inputs: Path, tmp_path: Path) -> None:
+def test_epochs_are_counted_in_their_updates(family_inputs: Path, tmp_path: Path) -> None:
     """19 images, 10 micro-batches: two updates of the four virtual ranks and a short one."""
-    trainer = trainer_of(training_inputs, tmp_path / "run", updates=None, epochs=2)
+    trainer = trainer_of(family_inputs, tmp_path / "run", updates=None, epochs=2)
     assert trainer.updates == 6
     shown = [entry for update in range(3) for rank in trainer.order.update(update) for batch in rank for entry in batch]
     assert sorted(shown) == list(range(19))
 
 
-def test_frozen_text_encoders_are_not_trained(training_inputs: Path, tmp_path: Path) -> None:
-    trainer = trainer_of(training_inputs, tmp_path / "run", te_lr=0.0)
+def test_frozen_text_encoders_are_not_trained(family_inputs: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(family_inputs, tmp_path / "run", te_lr=0.0)
     assert trainer.weights() and not [name for name in trainer.weights() if "_te" in name]
 
 
@@ -219,14 +264,15 @@ def test_a_loss_that_is_not_finite_stops_before_anything_changes(
 
 def break_gradients(trainer: Trainer) -> None:
     """Every backward pass overflows in one layer."""
-    layer = next(module for module in trainer.model.unet.modules() if getattr(module, "w2", None) is not None)
+    unet = trainer.family.modules_of(trainer.model)[list(trainer.family.GROUPS)[-1]]
+    layer = next(module for module in unet.modules() if getattr(module, "w2", None) is not None)
     (layer.w2 if layer.folded is None else layer.folded).register_hook(lambda gradient: gradient * math.inf)
 
 
 def test_a_gradient_that_is_not_finite_stops_with_its_loss_and_posts(training_inputs: Path, tmp_path: Path) -> None:
     trainer = trainer_of(training_inputs, tmp_path / "run", **SHORT)
     before, state = trainer.flat.weights.clone(), trainer.first_state()
-    loss = float(trainer.gradient(0, 1.0, StopRequest())[1].mean())
+    loss = float(trainer.gradient(0, 1.0, StopRequest())[1][0].mean())
     break_gradients(trainer)
     posts = trainer.examples.post_ids([e for rank in trainer.order.update(0) for batch in rank for e in batch])
     with pytest.raises(StageError, match=r"^update 0: the gradient's norm is (nan|inf) though the loss is ") as caught:

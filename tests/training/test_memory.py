@@ -52,10 +52,10 @@ def test_checkpointing_brings_sdxl_at_micro_batch_4_below_22_gib(sdxl: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_estimate_is_what_a_real_update_allocates(training_inputs: Path, tmp_path: Path, checkpointing: bool) -> None:
+def test_the_estimate_is_what_a_real_update_allocates(family_inputs: Path, tmp_path: Path, checkpointing: bool) -> None:
     """Within a tenth, of what torch's CPU allocator hands out beyond what is there between updates."""
     settings = BARE | {"batch_size": 6, "micro_batch_size": 6, "runtime": {"gradient_checkpointing": checkpointing}}
-    trainer = Trainer(job_of(training_inputs, tmp_path / "run", **settings), Ranks(0, 1))
+    trainer = Trainer(job_of(family_inputs, tmp_path / "run", **settings), Ranks(0, 1))
     first = next(update for update in range(9) if len(trainer.order.update(update)[0][0]) == 6)
     (((entry, *_),),) = trainer.order.update(first)
     bucket = trainer.examples.buckets()[entry]
@@ -64,7 +64,7 @@ def test_the_estimate_is_what_a_real_update_allocates(training_inputs: Path, tmp
         trainer.gradient(first, 1.0, StopRequest())
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     allocated = max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
-    estimate = update_memory(trainer.params, training_inputs / "base", bucket, 6)
+    estimate = update_memory(trainer.params, family_inputs / "base", bucket, 6)
     assert estimate.peak - estimate.resident == pytest.approx(allocated, rel=0.1)
 
 

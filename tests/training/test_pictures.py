@@ -8,38 +8,39 @@ import pytest
 import torch
 from PIL import Image
 
-from families.sdxl import Sdxl, load_sdxl
+from families import sdxl
+from families.sdxl import Sdxl
 from training.milestones import picture_name
 from training.pictures import GAP, SHEET, draw_pictures, draw_sheet
 
 SETTINGS = Pictures(
     every=2, prompts=["1girl", "2boys"], negative_prompt="", sampler="euler", steps=1, guidance=2.0, width=32, height=48,
-    original_width=96, original_height=144,
+    original_width=96, original_height=144, decoder=None,
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def model(training_inputs: Path) -> Sdxl:
-    return load_sdxl(training_inputs / "base")
+    return sdxl.load(training_inputs / "base")
 
 
 def test_a_model_draws_the_same_pictures_at_every_update(model: Sdxl, tmp_path: Path) -> None:
     state = torch.get_rng_state()
     for update in (0, 2):
-        draw_pictures(model, SETTINGS, 7, update, tmp_path)
+        draw_pictures(sdxl, model, SETTINGS, 7, update, tmp_path)
     assert torch.equal(torch.get_rng_state(), state), "and takes no draw of anybody else"
     for prompt in (0, 1):
         first, later = (tmp_path / picture_name(update, prompt) for update in (0, 2))
         assert first.read_bytes() == later.read_bytes()
     assert (tmp_path / picture_name(0, 0)).read_bytes() != (tmp_path / picture_name(0, 1)).read_bytes()
-    draw_pictures(model, SETTINGS, 8, 4, tmp_path)
+    draw_pictures(sdxl, model, SETTINGS, 8, 4, tmp_path)
     assert (tmp_path / picture_name(4, 0)).read_bytes() != (tmp_path / picture_name(0, 0)).read_bytes(), "another seed"
 
 
 def test_what_is_there_is_not_drawn_again(model: Sdxl, tmp_path: Path) -> None:
     """A continued run passes updates again whose pictures it has."""
     (tmp_path / picture_name(0, 0)).write_bytes(b"there")
-    draw_pictures(model, SETTINGS, 7, 0, tmp_path)
+    draw_pictures(sdxl, model, SETTINGS, 7, 0, tmp_path)
     assert (tmp_path / picture_name(0, 0)).read_bytes() == b"there"
     with Image.open(tmp_path / picture_name(0, 1)) as picture:
         assert picture.size == (32, 48)

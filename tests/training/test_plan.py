@@ -22,6 +22,22 @@ def full_plan(training_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -
     return plan_text(params, training_inputs / "latents", captions, training_inputs / "base")
 
 
+def test_a_plan_of_stable_cascade(cascade_inputs: Path, tmp_path: Path) -> None:
+    """Its inputs are read and its memory counted as SDXL's; what is trained is stage C and its text encoder."""
+    params = load_params(write_params(tmp_path / "p.yaml", family="cascade", method="full"))
+    plan = plan_text(params, *(cascade_inputs / part for part in ("latents", "captions", "base")))
+    weights = sum(
+        tensor.numel()
+        for part, file in (("prior", "diffusion_pytorch_model"), ("text_encoder", "model"))
+        for name, tensor in load_file(cascade_inputs / "base" / part / f"{file}.safetensors").items()
+        if not name.endswith("position_ids")
+    )
+    assert f"trains      all {weights:,} weights of text_encoder and prior\n" in plan
+    assert "images      19, shown 19 times in an epoch, in 2 buckets" in plan
+    gibibytes = [float(size) for size in re.findall(r"([\d.]+) GiB in ", plan)]
+    assert len(gibibytes) == 3 and min(gibibytes) > 0
+
+
 def test_it_counts_what_an_epoch_shows(full_plan: str) -> None:
     assert "images      19, shown 21 times in an epoch, in 2 buckets" in full_plan
     assert re.search(r"48 x 80 +6 images in +3 micro-batches\n", full_plan)
@@ -33,7 +49,7 @@ def test_it_counts_what_an_epoch_shows(full_plan: str) -> None:
 
 def test_it_counts_all_weights_of_what_is_trained(full_plan: str, training_inputs: Path) -> None:
     unet = load_file(training_inputs / "base" / "unet" / "diffusion_pytorch_model.safetensors")
-    assert f"trains      all {sum(tensor.numel() for tensor in unet.values()):,} weights of UNet only" in full_plan
+    assert f"trains      all {sum(tensor.numel() for tensor in unet.values()):,} weights of unet\n" in full_plan
 
 
 def test_it_tells_the_memory_of_every_width_at_the_largest_bucket(full_plan: str) -> None:

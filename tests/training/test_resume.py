@@ -74,6 +74,20 @@ def test_counts_come_back_from_text_as_they_were(state: RunState) -> None:
     assert RunState.from_json(state.to_json()) == state
 
 
+def test_loss_weights_that_follow_come_back_and_are_asked_for(tmp_path: Path) -> None:
+    flat, optimizer = after(1)
+    followed = torch.rand(300, generator=torch.Generator().manual_seed(2))
+    save_state(tmp_path, ALONE, flat, optimizer, RunState(rows(1), 1), followed)
+    found = torch.ones(300)
+    assert load_state(tmp_path, ALONE, flat, optimizer, found) == RunState(rows(1), 1)
+    assert torch.equal(found, followed)
+    with pytest.raises(StageError, match="its tensors are not those of this run"):
+        load_state(tmp_path, ALONE, flat, optimizer)
+    save_state(tmp_path, ALONE, flat, optimizer, RunState(rows(2), 2))
+    with pytest.raises(StageError, match="its tensors are not those of this run"):
+        load_state(tmp_path, ALONE, flat, optimizer, found)
+
+
 def test_what_a_kill_left_half_written_is_ignored(tmp_path: Path) -> None:
     (tmp_path / ".update-00000002.safetensors.partial").write_bytes(b"half")
     assert load_state(tmp_path, ALONE, *after(0)) is None

@@ -13,13 +13,15 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
+from small_cascade import write_small_cascade
 from tiny_checkpoints import same_bytes
-from tiny_training import job_of, sample_values
+from tiny_training import family_values, job_of, sample_values
 
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.diffusers_folder import WEIGHTS, read_configs
+from checkpoints.diffusers_folder import read_configs
 from checkpoints.layouts import write_diffusers
 from checkpoints.lokr import LokrFile
+from checkpoints.model_family import CASCADE, SDXL
 from checkpoints.schedule import Schedule
 from merge import main as merge
 from training.loop import run_updates
@@ -52,9 +54,15 @@ def params(**train: object) -> Params:
     return Params.model_validate(values)
 
 
+def cascade_params(**train: object) -> Params:
+    values = family_values("cascade")
+    values["train"].update(train)
+    return Params.model_validate(values)
+
+
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     """A diffusers folder's tensors as `<component>.<name>`."""
-    files = {component: load_file(folder / component / file) for component, file in WEIGHTS.items()}
+    files = {component: load_file(folder / component / file) for component, file in SDXL.weights.items()}
     return {f"{component}.{name}": tensor for component, tensors in files.items() for name, tensor in tensors.items()}
 
 
@@ -78,7 +86,7 @@ def metadata_of(path: Path) -> dict[str, str]:
 def test_a_lokr_says_what_it_is_a_network_for(tmp_path: Path) -> None:
     write_weights(tmp_path / "lokr.safetensors", LOKR, params(file_dtype="fp16"), NO_BASE)
     metadata = metadata_of(tmp_path / "lokr.safetensors")
-    assert metadata == LOKR_METADATA
+    assert metadata == LOKR_METADATA["sdxl"]
     assert metadata["ss_network_module"] == "lycoris.kohya"
     assert metadata["ss_base_model_version"].startswith("sdxl")
     assert json.loads(metadata["ss_network_args"]) == {"algo": "lokr", "full_matrix": "True"}
@@ -180,7 +188,7 @@ def test_a_run_of_all_weights_ends_in_a_model_that_is_merged_and_opened(training
     ]
     expected = tensors_of(job.base) | trained
     for pipeline in pipelines:
-        of_parts = {part: getattr(pipeline, part).state_dict() for part in WEIGHTS}
+        of_parts = {part: getattr(pipeline, part).state_dict() for part in SDXL.weights}
         found = {f"{part}.{name}": tensor for part, tensors in of_parts.items() for name, tensor in tensors.items()}
         assert found.keys() == expected.keys()
         assert [name for name, tensor in expected.items() if not same_bytes(found[name], tensor.float())] == []
@@ -188,3 +196,31 @@ def test_a_run_of_all_weights_ends_in_a_model_that_is_merged_and_opened(training
     with pytest.raises(StageError, match=r"a whole checkpoint is named as a model") as error:
         LokrFile(file)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_full_weights_of_stable_cascade_are_comfyuis_stage_c(tmp_path: Path) -> None:
+    base, file = write_small_cascade(tmp_path / "base", seed=4), tmp_path / "full.safetensors"
+    before = {part: load_file(base / part / CASCADE.weights[part]) for part in CASCADE.weights}
+    names = {"prior": "down_blocks.0.2.attention.to_v.weight", "text_encoder": "text_projection.weight"}
+    trained = {f"{part}.{name}": before[part][name] * 0.9 + 1 / 3 for part, name in names.items()}
+    write_weights(file, trained, cascade_params(method="full", file_dtype="fp32"), base)
+    assert metadata_of(file)["modelspec.architecture"] == "stable-cascade-v1-stage-c"
+    tensors = load_file(file)
+    block = "model.diffusion_model.down_blocks.0.2.attention.attn."
+    fused = [before["prior"][f"down_blocks.0.2.attention.to_{matrix}.weight"] for matrix in "qk"]
+    assert torch.equal(tensors[f"{block}in_proj_weight"], torch.cat([*fused, trained[f"prior.{names['prior']}"]]))
+    projection = tensors["text_encoder.clip_g.transformer.text_projection.weight"]
+    assert torch.equal(projection, trained["text_encoder.text_projection.weight"])
+
+    write_diffusers(tmp_path / "folder", Checkpoint(file), read_configs(base))
+    for part, tensors in before.items():
+        found = load_file(tmp_path / "folder" / part / CASCADE.weights[part])
+        expected = {name: trained.get(f"{part}.{name}", tensor) for name, tensor in tensors.items()}
+        assert found.keys() == expected.keys()
+        assert all(same_bytes(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_lokr_of_stable_cascade_says_so(tmp_path: Path) -> None:
+    lokr = {name.replace("lora_unet_a", "lora_prior_unet_clf_1"): tensor for name, tensor in LOKR.items()}
+    write_weights(tmp_path / "lokr.safetensors", lokr, cascade_params(), NO_BASE)
+    assert metadata_of(tmp_path / "lokr.safetensors")["ss_base_model_version"] == "stable_cascade"

@@ -7,17 +7,21 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from booru.captioning.annotated_posts import AnnotatedPosts, Asked
 from booru.captioning.captions import (
+    NO_TEXTS,
     PIECE,
     POST_COLUMNS,
     Vocabulary,
     captions_of,
     count_posts,
     places_of_parts,
+    tags_of,
     texts_of,
     vocabulary_of,
     words_of,
 )
+from booru.captioning.named_characters import NamedCharacters, named_characters
 from booru.captioning.profiles import Profile
 from booru.metadata.reader import DATABASE_SOURCE, MetadataReader, open_metadata
 from booru.metadata.relations import Block, RelationBlocks
@@ -36,6 +40,7 @@ class CaptionJob:
     """What all tasks of a run share.
 
     posts: a folder of posts' shards, or None where `database` is captioned directly.
+    asked: what the captions take from models' annotations of the posts; None: nothing.
     relations: the database's relations, sorted into blocks.
     profile: the Profile as JSON, so that a job can be a key.
     lines: whether each shard's captions are wanted as JSON lines as well.
@@ -45,6 +50,7 @@ class CaptionJob:
     profile: str
     lines: bool
     posts: Path | None = None
+    asked: Asked | None = None
     database: Path | None = None
     relations: RelationBlocks | None = None
 
@@ -63,11 +69,15 @@ class Captioned:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a process needs for a job's tasks; `reader` where a database is captioned."""
+    """What a process needs for a job's tasks: `tags` is the table of all tags that captions can have; `characters` where the
+    words of captions do not tell which ones they name; `annotated` where models describe the posts, `reader` where a database
+    is captioned."""
 
     rules: Profile
-    tags: int
+    tags: pl.DataFrame
     vocabulary: Vocabulary
+    characters: NamedCharacters | None
+    annotated: AnnotatedPosts | None
     reader: MetadataReader | None
 
 
@@ -75,9 +85,22 @@ class Prepared:
 def prepared(job: CaptionJob) -> Prepared:
     """The job's profile, vocabulary and reader, made once in a process."""
     rules = Profile.model_validate_json(job.profile)
-    tags = read_tags(job.posts) if job.posts else database_tags(job.database)
-    reader = None if job.posts else MetadataReader(open_metadata(job.database, CAPTION_COLUMNS), tags, job.relations)
-    return Prepared(rules, tags.height, vocabulary_of(tags, rules), reader)
+    if not job.posts:
+        tags = database_tags(job.database)
+        reader = MetadataReader(open_metadata(job.database, CAPTION_COLUMNS), tags, job.relations)
+        return Prepared(rules, tags, vocabulary_of(tags, rules), _characters(tags, rules, None), None, reader)
+    tags = read_tags(job.posts)
+    if not job.asked:
+        return Prepared(rules, tags, vocabulary_of(tags, rules), _characters(tags, rules, None), None, None)
+    annotated = AnnotatedPosts(job.asked, tags)
+    texts = annotated.texts if "text" in places_of_parts(rules) else NO_TEXTS
+    vocabulary = vocabulary_of(annotated.tags, rules, texts)
+    return Prepared(rules, annotated.tags, vocabulary, _characters(annotated.tags, rules, job.asked), annotated, None)
+
+
+def _characters(tags: pl.DataFrame, rules: Profile, asked: Asked | None) -> NamedCharacters | None:
+    told_by_words = not rules.expand_characters and not (asked and asked.tagged)
+    return None if told_by_words or "character" not in places_of_parts(rules) else named_characters(tags)
 
 
 @lru_cache(maxsize=1)
@@ -92,13 +115,18 @@ def caption_file(task: tuple[CaptionJob, int, Path]) -> Captioned:
     job, number, file = task
     optional = ["source", "repeats", *(words.column for words in prepared(job).rules.scores.values())]
     present = pl.read_parquet_schema(file)
-    return _caption(job, number, pl.read_parquet(file, columns=POST_COLUMNS + [name for name in optional if name in present]))
+    posts = pl.read_parquet(file, columns=POST_COLUMNS + [name for name in optional if name in present])
+    if not job.asked:
+        return _caption(job, number, posts, without_caption(posts))
+    posts, dropped = prepared(job).annotated.described(posts, number)
+    return _caption(job, number, posts, pl.concat([dropped, without_caption(posts)]).sort("id"))
 
 
 def caption_block(task: tuple[CaptionJob, Block]) -> Captioned:
     """Caption the posts of one block of the database: (job, block)."""
     job, block = task
-    return _caption(job, block.number, prepared(job).reader.read(block).posts)
+    posts = prepared(job).reader.read(block).posts
+    return _caption(job, block.number, posts, without_caption(posts))
 
 
 def without_caption(posts: pl.DataFrame) -> pl.DataFrame:
@@ -115,22 +143,30 @@ def without_caption(posts: pl.DataFrame) -> pl.DataFrame:
     return posts.select("id", reasons.alias("reason")).drop_nulls().cast(SKIPPED_SCHEMA)
 
 
-def _caption(job: CaptionJob, number: int, posts: pl.DataFrame) -> Captioned:
+def _caption(job: CaptionJob, number: int, posts: pl.DataFrame, skipped: pl.DataFrame) -> Captioned:
+    """Caption the posts but for those that are skipped (id, reason)."""
     ready = prepared(job)
     places = {part: place for part, place in places_of_parts(ready.rules).items() if part in COUNTED}
-    skipped = without_caption(posts)
     if skipped.height:
         posts = posts.filter(~pl.col("id").is_in(skipped["id"].implode()))
-    frames, texts, counts = [], [], {part: np.zeros(ready.tags, dtype=np.int64) for part in COUNTED}
-    made = np.zeros(len(ready.vocabulary.words) - ready.tags, dtype=np.int64)
+    frames, texts, counts = [], [], {part: np.zeros(ready.tags.height, dtype=np.int64) for part in COUNTED}
+    first, last = ready.tags.height, ready.vocabulary.first_text
+    made = np.zeros(last - first, dtype=np.int64)
     for piece in posts.iter_slices(PIECE):
         words = words_of(piece, ready.vocabulary, ready.rules)
-        frames.append(captions_of(piece, words, ready.rules))
+        named = tags_of(piece, ready.vocabulary) if ready.vocabulary.expansion else words
+        frame = captions_of(piece, words, ready.rules)
+        if ready.characters:
+            frame = frame.with_columns(ready.characters.lists(named, places["character"], piece.height))
+        frames.append(frame)
         if job.lines:
             texts.append(texts_of(words, ready.vocabulary, ready.rules))
-        made += np.bincount(words.word[words.word >= ready.tags] - ready.tags, minlength=len(made))
+        is_made = (words.word >= first) & (words.word < last)
+        counted = count_posts(words.row[is_made], words.word[is_made] - first)
+        made[: len(counted)] += counted
         for part, place in places.items():
-            counted = count_posts(words, place)
+            of_part = named.part == place
+            counted = count_posts(named.row[of_part], named.word[of_part])
             counts[part][: len(counted)] += counted
     shard = write_shard(job.output, "captions", number, pl.concat(frames, rechunk=True)) if frames else None
     lines = row_lines(pl.DataFrame({"id": posts["id"], "caption": pl.concat(texts)})) if texts else b""

@@ -13,6 +13,7 @@ from repro.progress import Progress
 
 import polars as pl
 
+from booru.captioning.annotated_posts import Asked, told_ratings
 from booru.captioning.caption_shards import Captioned, CaptionJob, caption_block, caption_file, database_tags
 from booru.metadata.reader import open_metadata, size_of
 from booru.metadata.relations import RelationBlocks, blocks_of
@@ -26,22 +27,24 @@ PERCENTILE_COLUMNS = ["id", "rating", "fav_count"]
 
 
 class PostShards:
-    """The posts of ingest_posts, select_posts or filter_posts.
+    """The posts of ingest_posts, select_posts or filter_posts; `asked` tells what captions take from models' annotations.
 
     Raises:
         StageError: no such folder, or a file is missing or changed.
     """
 
-    def __init__(self, folder: Path):
-        self.folder, self.files = folder, shard_files(folder, "posts")
+    def __init__(self, folder: Path, asked: Asked | None = None):
+        self.folder, self.asked, self.files = folder, asked, shard_files(folder, "posts")
         self.tags, self.revision = read_tags(folder), manifest_revision(folder)
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Columns id, rating and fav_count of the posts, shard by shard."""
-        return (frame for _, frame in numbered_frames(self.files, PERCENTILE_COLUMNS))
+        for number, frame in numbered_frames(self.files, PERCENTILE_COLUMNS):
+            tagged = self.asked is not None and self.asked.tagged
+            yield frame.with_columns(told_ratings(self.asked, number, frame["id"])) if tagged else frame
 
     def job(self, output: Path, profile: str, lines: bool) -> CaptionJob:
-        return CaptionJob(output, profile, lines, posts=self.folder)
+        return CaptionJob(output, profile, lines, posts=self.folder, asked=self.asked)
 
     def captioned(self, job: CaptionJob, processes: int) -> Iterator[Captioned]:
         """Caption shard by shard; shards keep their numbers."""

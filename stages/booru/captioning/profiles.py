@@ -4,15 +4,15 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from repro.errors import StageError
-from repro.params import Rating, Section, read_yaml
+from repro.errors import StageError, first_problem
+from repro.params import Caption, Rating, Section, read_yaml
 
 from pydantic import Field, ValidationError, model_validator
 
 PROFILES_FILE = Path(__file__).with_name("profiles.yaml")
 TagPart = Literal["special", "character", "copyright", "artist", "general", "meta", "custom"]
 ScorePart = Literal["aesthetic", "quality"]
-Part = TagPart | ScorePart | Literal["year", "rating"]
+Part = TagPart | ScorePart | Literal["year", "rating", "text"]
 
 
 class YearWord(Section):
@@ -74,6 +74,14 @@ class Quality(Section):
         return self
 
 
+class ExactWording(Section):
+    """Where `caption.wording: exact` differs: ratings as the tagger names them, of which the words between two commas are
+    replaced afterwards."""
+
+    ratings: Annotated[dict[Rating, list[str]], Field(min_length=4)]
+    between_commas: dict[str, str]
+
+
 class Profile(Section):
     source: str
     keep: list[Part]
@@ -81,15 +89,20 @@ class Profile(Section):
     special_tags: list[str]
     drop_artists_containing: list[str]
     drop_meta_containing: list[str]
+    expand_characters: bool = False
     years: list[YearWord]
     ratings: Annotated[dict[Rating, list[str]], Field(min_length=4)]
     quality: Quality | None = None
     scores: dict[ScorePart, ScoreWords] = Field(default_factory=dict)
     keep_mark: bool
+    between_commas: dict[str, str] = Field(default_factory=dict)
+    exact: ExactWording | None = None
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Profile":
         parts = self.keep + self.general
+        if self.special_tags and "special" not in parts:
+            raise ValueError("special_tags need the part special, else no caption has them")
         if len(set(parts)) != len(parts):
             raise ValueError("a part stands twice in keep and general")
         if "quality" in self.scores and self.quality:
@@ -98,6 +111,13 @@ class Profile(Section):
         if made != set(parts) & {"aesthetic", "quality"}:
             raise ValueError("aesthetic and quality must stand in keep or general just where quality or scores make them")
         return self
+
+
+def worded(rules: Profile, caption: Caption) -> Profile:
+    """The profile in the wording that the parameters ask for, which differs in what taggers say alone."""
+    if caption.wording == "clean" or caption.tags != "annotations" or not rules.exact:
+        return rules
+    return rules.model_copy(update=rules.exact.model_dump())
 
 
 @cache
@@ -111,8 +131,7 @@ def profiles() -> dict[str, Profile]:
     try:
         return {name: Profile.model_validate(profile) for name, profile in values["profiles"].items()}
     except ValidationError as error:
-        item = error.errors()[0]
-        raise StageError(f"{PROFILES_FILE}: {'.'.join(map(str, item['loc']))}: {item['msg']}") from None
+        raise StageError(f"{PROFILES_FILE}: {first_problem(error)}") from None
 
 
 def profile(name: str) -> Profile:

@@ -9,10 +9,13 @@ from repro.params import IdRange, Params
 
 import polars as pl
 
-from booru.captioning.captions import KEEP_MARK, SEPARATOR, WORDS_FILE
+from booru.captioning.annotated_posts import BLOCKED_THRESHOLD, SCORE_COLUMNS, blocked_places
+from booru.captioning.annotations import CHARACTER_CATEGORY, TAGS, TEXT, read_vocabulary
+from booru.captioning.captions import KEEP_MARK, NOT_CAPTIONED_FILE, SEPARATOR, WORDS_FILE
 from booru.captioning.profiles import Profile, profile
 from booru.filtering.rules import COLUMNS, KEPT, PICTURE_COLUMNS, explained
 from booru.images.archives import ImageIndex
+from booru.ratings import RATINGS
 from booru.selection.selection import SELECTED
 from booru.shards import read_tags
 from booru.tags import TAG_TYPES
@@ -26,6 +29,7 @@ class Stages:
     image_index: Path
     selection: Path
     ledger: Path
+    annotations: Path
     captions: Path
     latents: Path
 
@@ -56,8 +60,10 @@ def explain(post: int, stages: Stages, params: Params) -> Iterator[str]:
         yield f"  {line}"
     if reason != KEPT:
         return
-    yield from _caption(post, stages.captions, profile(params.caption.profile))
-    yield from _latents(post, stages.latents)
+    yield from _annotations(post, stages.annotations, params)
+    left_out = yield from _caption(post, stages.captions, profile(params.caption.profile))
+    if not left_out:
+        yield from _latents(post, stages.latents)
 
 
 def _told(post: int, stage: str, ledger: Path) -> Iterator[str]:
@@ -82,15 +88,57 @@ def _range_of(post: int, source: str, ranges: list[IdRange]) -> str:
     return "range: none of select.ranges"
 
 
+def _annotations(post: int, annotations: Path, params: Params) -> Iterator[str]:
+    """What the models said of the post's picture."""
+    if tagged := _row(annotations / TAGS, TAGS, post):
+        yield from _tags_told(tagged, read_vocabulary(annotations), params)
+    for kind in SCORE_COLUMNS:
+        if scored := _row(annotations / kind, kind, post):
+            yield f"annotate: {kind} score {scored['score']:.4f}"
+    if read := _row(annotations / TEXT, TEXT, post):
+        yield f"annotate: text {read['answer']!r}"
+
+
+def _tags_told(row: dict, vocabulary: pl.DataFrame, params: Params) -> Iterator[str]:
+    """The ratings, the tags that captions have, and those for which the post is not captioned."""
+    ratings = ", ".join(f"{name} {value:.4f}" for name, value in zip(RATINGS, row["ratings"], strict=True))
+    yield f"annotate: rating {ratings} (allowed: {', '.join(params.filter.ratings)})"
+    names, is_character = vocabulary["name"], (vocabulary["category"] == CHARACTER_CATEGORY).to_list()
+    is_blocked = blocked_places(vocabulary, params.filter.blocked_tags)
+    above, blocked = [], []
+    for place, probability in zip(row["tags"], row["probabilities"], strict=True):
+        threshold = params.caption.character_threshold if is_character[place] else params.caption.general_threshold
+        told = f"{names[place]} {probability:.4f}"
+        if probability >= threshold:
+            above.append(told)
+        if is_blocked[place] and probability >= min(threshold, BLOCKED_THRESHOLD):
+            blocked.append(told)
+    yield f"  tags above caption's thresholds: {', '.join(above) or 'none'}"
+    yield f"  blocked tags: {', '.join(blocked) or 'none'}"
+
+
 def _caption(post: int, captions: Path, rules: Profile) -> Iterator[str]:
-    row = _row(captions, "captions", post) if captions.is_dir() else None
+    """The caption, or why there is none; returns whether the post was left out."""
+    row = _row(captions, "captions", post)
     if row is None:
-        yield "caption: none yet"
-        return
+        reason = _why_not_captioned(post, captions / NOT_CAPTIONED_FILE)
+        yield f"caption: none, {reason}" if reason else "caption: none yet"
+        return reason is not None
     words = pl.read_parquet(captions / WORDS_FILE)["word"]
-    keep, general = (SEPARATOR.join(words.gather(row[part])) for part in ("keep", "general"))
-    yield f"caption: {keep}{f' {KEEP_MARK} ' if rules.keep_mark else SEPARATOR}{general}"
+    keep, general = (words.gather(row[part]).to_list() for part in ("keep", "general"))
+    if rules.keep_mark:
+        yield f"caption: {SEPARATOR.join(keep)} {KEEP_MARK} {SEPARATOR.join(general)}"
+    else:
+        yield f"caption: {SEPARATOR.join(keep + general)}"
     yield f"  shown {row['repeats']} times an epoch"
+    return False
+
+
+def _why_not_captioned(post: int, listed: Path) -> str | None:
+    if not listed.exists():
+        return None
+    reasons = pl.read_parquet(listed).filter(pl.col("id") == post)["reason"]
+    return reasons[0] if len(reasons) else None
 
 
 def _latents(post: int, latents: Path) -> Iterator[str]:
@@ -107,7 +155,7 @@ def _latents(post: int, latents: Path) -> Iterator[str]:
 
 
 def _row(folder: Path, prefix: str, post: int) -> dict | None:
-    """The post's row in a folder of shards."""
+    """The post's row in a folder of shards, None where there is none, or no such folder."""
     for file in sorted(folder.glob(f"{prefix}-*.parquet")):
         rows = pl.scan_parquet(file).filter(pl.col("id") == post).collect(engine="in-memory").rows(named=True)
         if rows:

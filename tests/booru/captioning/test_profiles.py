@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from booru.captioning.profiles import Profile, profile, profiles
 
-NAMES = ["kohaku-xl-delta", "kohaku-xl-epsilon", "hakubooru-delta", "hakubooru-epsilon", "sotediffusion"]
+NAMES = ["kohaku-xl-delta", "kohaku-xl-epsilon", "hakubooru-delta", "hakubooru-epsilon", "sotediffusion", "sotediffusion-scripts"]
 
 
 def test_the_profiles_there_are():
@@ -15,7 +15,15 @@ def test_the_profiles_there_are():
     assert [name for name, rules in profiles().items() if rules.quality] == NAMES[:4]
     assert [name for name, rules in profiles().items() if rules.scores] == NAMES[4:]
     for rules in profiles().values():
-        assert len(rules.special_tags) == len(set(rules.special_tags)) == 22
+        assert len(rules.special_tags) == len(set(rules.special_tags)) == (22 if rules.keep_mark else 0)
+
+
+def test_the_scripts_of_sotediffusion_differ_from_its_card_in_one_score():
+    card, scripts = (profile(name).model_dump(exclude={"source"}) for name in NAMES[4:])
+    step = card["scores"]["aesthetic"]["above"][6]
+    assert step == {"score": 0.25, "word": "slightly displeasing"}
+    step["score"] = 0.20
+    assert scripts == card
 
 
 @pytest.mark.parametrize("name", NAMES[:4])
@@ -49,6 +57,7 @@ def made_from_scores(column: str = "quality_score") -> dict:
         ({"ratings": {"general": ["safe"]}}, "at least 4 items"),
         ({"years": [{"first": 2005, "last": 2010}]}, "Field required"),
         ({"years": [{"first": "2005", "last": 2010, "word": "old"}]}, "valid integer"),
+        ({"keep": ["character"]}, "special_tags need the part special"),
         ({"colour": "blue"}, "Extra inputs are not permitted"),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from latents.portions import LARGEST, PORTION, make_portions, portion_starts, unfinished
+from booru.images.portions import LARGEST, PORTION, make_portions, portion_starts, unfinished
 
 
 def images(ids: list[int]) -> pl.DataFrame:
@@ -45,9 +45,10 @@ def test_names_hang_on_the_key_columns_alone(tmp_path: Path) -> None:
 
 def test_images_whose_digests_say_nothing_are_divided_too() -> None:
     """Copies of one picture, say, under ids of their own."""
+    most = LARGEST * PORTION
     marked, unmarked = f"{PORTION:08x}" + "0" * 56, f"{1:08x}" + "0" * 56
-    frame = pl.DataFrame({"sha256": [unmarked] * (2 * LARGEST + 3) + [marked] * 2})
-    assert portion_starts(frame, []) == [0, LARGEST, 2 * LARGEST, 2 * LARGEST + 3, 2 * LARGEST + 4]
+    frame = pl.DataFrame({"sha256": [unmarked] * (2 * most + 3) + [marked] * 2})
+    assert portion_starts(frame, []) == [0, most, 2 * most, 2 * most + 3, 2 * most + 4]
 
 
 def test_a_portion_with_its_file_is_finished(tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""What the report says of each model family: names of its parts, its paper, and how the hub tags it."""
+
+from dataclasses import dataclass
+
+from repro.params import Annotate, FamilyName, SampledPictures
+
+
+@dataclass(frozen=True)
+class FamilyWords:
+    """`denoiser`: what `lr` trains; `encoders`: what `te_lr` trains; `paper`: of the architecture; `hub_tag`: of the card."""
+
+    denoiser: str
+    encoders: str
+    paper: str
+    hub_tag: str
+
+
+FAMILY_WORDS: dict[FamilyName, FamilyWords] = {
+    "sdxl": FamilyWords(
+        denoiser="UNet",
+        encoders="text encoders",
+        paper="Podell et al. (2023), SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis,"
+        " arXiv:2307.01952",
+        hub_tag="stable-diffusion-xl",
+    ),
+    "cascade": FamilyWords(
+        denoiser="stage C prior",
+        encoders="text encoder",
+        paper="Pernias et al. (2023), Wuerstchen: An Efficient Architecture for Large-Scale Text-to-Image Diffusion Models,"
+        " arXiv:2306.00637",
+        hub_tag="stable-cascade",
+    ),
+}
+ANNOTATION_WORDS = {
+    "tags": "tags and rating",
+    "aesthetic": "aesthetic score",
+    "quality": "quality score",
+    "text": "text in the picture",
+}
+
+
+def sampling_words(sampler: str, asked: SampledPictures) -> str:
+    """Sampler, steps and guidance, Stable Cascade's second sampling with it."""
+    words = f"{sampler}, {asked.steps} steps, guidance {asked.guidance:g}"
+    if asked.decoder is None:
+        return words
+    return f"{words}; decoder {asked.decoder.steps} steps, guidance {asked.decoder.guidance:g}"
+
+
+def annotation_models(annotate: Annotate) -> list[tuple[str, str]]:
+    """(what it tells, model) of each model that describes pictures: its repository and revision where they are known."""
+    told = []
+    for name, words in ANNOTATION_WORDS.items():
+        if model := getattr(annotate, name):
+            told.append((words, f"{model.hub.repo} at {model.hub.revision[:12]}" if model.hub else model.path))
+    return told

@@ -1,0 +1,127 @@
+"""Training of the small Stable Cascade's image encoder and stage B: learning, exact continuation, any number of processes."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+from repro.numerics import fix_torch
+from repro.params import load_params
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_booru import make_tar
+
+from booru.images.indexing import index_here
+from families.effnet import load_effnet
+from sample.architecture import POOLED_WIDTH
+from sample.cascade_architecture import EFFNET, LATENT_DEVIATION, make_stage_a
+from sample.cascade_decoder import StageBLesson, predicted_noise
+from sample.cascade_image_encoder import ImageEncoderLesson, encoder_input, settle_latents, train_image_encoder
+from sample.cascade_model import write_image_encoder
+from sample.cascade_updates import Lesson, Settings, rate, run_updates, train
+from training.ranks import Ranks
+
+SMALL = Settings(updates=4, batch=2, rate=1e-3, warmup=2, save_every=2)
+
+
+def blocks(number: int) -> bytes:
+    """A picture of coloured blocks, 64x64 or 96x58."""
+    draw = np.random.Generator(np.random.PCG64(number))
+    height, width = (64, 64) if number % 3 else (96, 58)
+    coarse = Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    coarse.resize((width, height), Image.Resampling.NEAREST).save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def encoder_lesson(tmp_path_factory: pytest.TempPathFactory) -> ImageEncoderLesson:
+    fix_torch()
+    folder = tmp_path_factory.mktemp("pictures")
+    files = {1000 * i: blocks(i) for i in range(12)}
+    make_tar(folder / "images" / "data-0000.tar", {f"{i}.webp": data for i, data in files.items()})
+    index_here(folder / "images", folder / "image_index")
+    latents = load_params(Path("recipes/sample-cascade-base.yaml")).latents
+    return ImageEncoderLesson(folder / "image_index", folder / "images", latents, 11, folder / "state", SMALL)
+
+
+@pytest.fixture(scope="module")
+def stage_b_lesson(encoder_lesson: ImageEncoderLesson, tmp_path_factory: pytest.TempPathFactory) -> StageBLesson:
+    folder = tmp_path_factory.mktemp("stage-b")
+    lesson = dataclasses.replace(encoder_lesson, state=folder / "encoder")
+    write_image_encoder(folder / "effnet", train_image_encoder(lesson, 1).encoder)
+    return StageBLesson(lesson.index, lesson.images, lesson.latents, folder / "effnet", 11, folder / "state", SMALL)
+
+
+@pytest.fixture(params=["encoder", "stage B"])
+def lesson(request: pytest.FixtureRequest, tmp_path: Path) -> Lesson:
+    name = "encoder_lesson" if request.param == "encoder" else "stage_b_lesson"
+    return in_folder(request.getfixturevalue(name), tmp_path / "whole")
+
+
+def in_folder(lesson: Lesson, folder: Path) -> Lesson:
+    folder.mkdir()
+    return dataclasses.replace(lesson, state=folder)
+
+
+def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    tensors = [module.state_dict() for module in (one, other)]
+    return tensors[0].keys() == tensors[1].keys() and all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def test_rate_rises_then_falls_to_zero() -> None:
+    settings = dataclasses.replace(SMALL, updates=20, warmup=4)
+    rates = [rate(update, settings) for update in range(20)]
+    assert rates[:5] == [settings.rate * share for share in (0.25, 0.5, 0.75, 1.0, 1.0)]
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert 0 < rates[-1] < settings.rate / 50
+
+
+def test_any_way_of_running_gives_the_same_weights(lesson: Lesson, tmp_path: Path) -> None:
+    """In one go, killed in the middle, and in two processes."""
+    whole, history = run_updates(lesson, Ranks(0, 1))
+    cut = in_folder(lesson, tmp_path / "cut")
+    run_updates(cut, Ranks(0, 1))
+    (cut.state / "update-00000004.safetensors").unlink()
+    again, rows = run_updates(cut, Ranks(0, 1))
+    assert [row.update for row in rows] == list(range(4))
+    assert equal(again, whole)
+    in_two, rows = train(in_folder(lesson, tmp_path / "two"), processes=2)
+    assert rows == history
+    assert equal(in_two, whole)
+
+
+def test_the_image_encoder_learns_and_its_latents_have_one_deviation(encoder_lesson: ImageEncoderLesson, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SMALL, updates=40, rate=3e-3)
+    lesson = dataclasses.replace(encoder_lesson, state=tmp_path, settings=settings)
+    module, history = run_updates(lesson, Ranks(0, 1))
+    assert sum(row.loss for row in history[-5:]) < 0.7 * sum(row.loss for row in history[:5])
+    pictures = lesson.pictures()
+    settle_latents(module.encoder, pictures)
+    everything = torch.cat(
+        [module.encoder(encoder_input(pictures.batch(64, "test", i))).movedim(1, -1).flatten(0, 2) for i in range(8)]
+    )
+    assert float(everything.mean(dim=0).abs().max()) < 0.25 * LATENT_DEVIATION
+    assert everything.std(dim=0).numpy() == pytest.approx(np.full(EFFNET.latent_channels, LATENT_DEVIATION), rel=0.2)
+
+
+def test_the_written_encoder_is_the_trained_one_in_half_precision(encoder_lesson: ImageEncoderLesson, tmp_path: Path) -> None:
+    encoder = train_image_encoder(dataclasses.replace(encoder_lesson, state=tmp_path / "state"), 1).encoder
+    expected = {name: tensor.half().float() for name, tensor in encoder.state_dict().items()}
+    write_image_encoder(tmp_path / "effnet", encoder)
+    found = load_effnet(tmp_path / "effnet").state_dict()
+    assert all(torch.equal(found[name].float(), tensor) for name, tensor in expected.items())
+
+
+def test_stage_b_learns_and_is_told_no_text(stage_b_lesson: StageBLesson, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SMALL, updates=30, batch=4, rate=2e-3)
+    stage_b, history = run_updates(dataclasses.replace(stage_b_lesson, state=tmp_path, settings=settings), Ranks(0, 1))
+    assert sum(row.loss for row in history[-5:]) < 0.8 * sum(row.loss for row in history[:5])
+    assert not stage_b.clip_txt_pooled_mapper.weight.any()
+    pictures = stage_b_lesson.pictures().batch(2, "test") * 0.5 + 0.5
+    noisy, times = make_stage_a().encode(pictures, return_dict=False)[0], torch.tensor([0.5, 0.5])
+    hint = torch.zeros(2, EFFNET.latent_channels, *(side // 4 for side in noisy.shape[2:]))
+    told = stage_b(noisy, times, torch.randn(2, 1, POOLED_WIDTH), effnet=hint, return_dict=False)[0]
+    assert torch.allclose(told, predicted_noise(stage_b, noisy, times, hint), atol=1e-5)
