@@ -9,8 +9,10 @@ or more). The same bytes come out of any number of worker processes (`runtime.pr
 the GPUs that torch sees), and of a run that was killed and started again.
 
 The card of SoteDiffusion tells of 350 GPU hours for 5.6 million pictures. So what a model said of a picture is kept in
-state/annotate/, by the picture's content and all that decides the answer, also when the stage is done: another model, more
-pictures or other thresholds of the captions ask nothing twice. It is not an output, and may be deleted (`make clean`).
+state/annotate/, by the picture's content and all that decides the answer, also when the stage is done. With a batch_size of 1
+another model, more pictures or other thresholds of the captions ask nothing twice; with a larger one answers are kept in
+portions of some dozens of batches, and a portion that has a picture more or less is asked of again. It is not an output, and
+may be deleted (`make clean`). Every model is opened once before the first picture, so that mistakes are told at once.
 """
 
 import os
@@ -24,23 +26,24 @@ from repro.params import Params
 from repro.state import STATE_ROOT, fingerprint, stage_state
 
 from booru.captioning.annotations import TAGS, TEXT
-from booru.images.portions import Portion
 from tagging.annotations import (
     KeptImages,
     asked_of_the_reader,
     kept_images,
+    refuse_unknown_tags,
     shard_frames,
     tagger_vocabulary,
     write_annotations,
 )
+from tagging.answers import Answers
 from tagging.describing import describe_all
 from tagging.model import AskedModel, asked_models
 
 STAGE = "annotate"
 
 
-def described(asked: AskedModel, images: KeptImages, params: Params) -> list[Portion]:
-    """What the model says of the images, in portions of its own state."""
+def described(asked: AskedModel, images: KeptImages, params: Params) -> Answers:
+    """What the model says of the images, in files of its own state."""
     image_root = Path(os.environ.get("IMAGE_ROOT", params.runtime.image_root))
     parts = asked.determining_parts()
     with stage_state(STAGE, parts, STATE_ROOT / STAGE / fingerprint(**parts)) as state:
@@ -52,17 +55,21 @@ def annotate(args: Namespace, params: Params) -> None:
     for asked in models.values():
         asked.digests()  # a file that is missing is told of before hours of work, not after
     images = kept_images(args.posts)
-    found: dict[str, tuple[KeptImages, list[Portion]]] = {}
+    vocabulary = tagger_vocabulary(models[TAGS]) if TAGS in models else None
+    if TEXT in models:
+        refuse_unknown_tags(args.posts, params.annotate.text, vocabulary)
+    for asked in models.values():
+        asked.try_opening()
+    found: dict[str, tuple[KeptImages, Answers]] = {}
     for kind, asked in models.items():
         wanted = images
         if kind == TEXT:
-            vocabulary = tagger_vocabulary(models[TAGS]) if TAGS in models else None
             tagged = shard_frames(TAGS, *found[TAGS]) if TAGS in models else ()
             wanted = images.only(asked_of_the_reader(args.posts, params.annotate.text, vocabulary, tagged))
         found[kind] = wanted, described(asked, wanted, params)
         print(f"annotate: {kind} of {wanted.rows.height} of {images.rows.height} pictures")
     shards = [(models[kind], shard_frames(kind, *answers)) for kind, answers in found.items()]
-    write_annotations(args.output, shards, manifest_revision(args.posts))
+    write_annotations(args.output, images, shards, manifest_revision(args.posts))
     print(f"annotate: {', '.join(found) or 'no model is asked'}, in {args.output}")
 
 

@@ -34,7 +34,7 @@ from booru.shards import shard_files, values_digest
 from families.effnet import read_effnet_config
 from latents.buckets import Placement, Size, check_buckets, make_buckets, place, place_without_enlarging
 from latents.encode import EncodeTask, MeasureTask, encode, lost_in, measure, measured
-from latents.encoders import ENCODER_FOLDERS, load_encoder
+from latents.encoders import load_encoder
 from latents.shards import (
     BUCKET,
     assign_shards,
@@ -44,7 +44,7 @@ from latents.shards import (
     write_shards,
     write_tables,
 )
-from latents.vae_identity import VAE_KEY, vae_digest
+from latents.vae_identity import ENCODER_FOLDERS, VAE_KEY, vae_digest
 
 STAGES = Path(__file__).parent
 PLACE_COLUMNS = ["id", "archive", "offset", "size", "sha256"]
@@ -213,7 +213,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, help="latents folder to write")
     args = parser.parse_args(arguments)
     params = parameters(args)
-    vae = vae_digest(args.base)
+    vae = vae_digest(args.base, params.family)
     with stage_state("cache-latents", determining_parts(params, vae)) as state:
         cache(args, params, vae, state)
         forget_state(state)

@@ -9,9 +9,11 @@ earlier stages. Writes id-sorted shards captions-*.parquet (id, repeats, keep, g
 words.parquet; where these words do not tell which characters are named, the column characters does, whose numbers are rows of
 characters.parquet) and MANIFEST.json; with `--format jsonl` captions.jsonl as well, one {"id": ..., "caption": ...}
 a line. With `--annotations` captions have what models say of the pictures: scores and texts where the profile has parts for
-them and, with caption.tags: annotations, tags and ratings instead of the metadata's; to these filter.blocked_tags and
-filter.ratings are applied anew. Posts without a caption stand in not_captioned.parquet with the reason: no rating or no
-number of favourites (the filter stage leaves none), what the models say of them, or scores not above caption.above.
+them and, with caption.tags: annotations, tags and ratings instead of the metadata's, to which filter.ratings is applied anew.
+filter.blocked_tags is applied to all that the tagger and the reader say, whoever's tags captions have, and of --posts to the
+pieces into which the profile expands characters' names. Posts without a caption stand in not_captioned.parquet with the
+reason: no rating or no number of favourites (the filter stage leaves none), what the models say of them, or scores not above
+caption.above.
 Parameters: caption, filter.blocked_tags, filter.ratings. The bytes do not depend on runtime.processes.
 """
 
@@ -68,7 +70,7 @@ def main(arguments: list[str]) -> None:
     if args.database and args.annotations:
         raise StageError("--annotations: they are of posts that the filter kept; name these with --posts instead of --database")
     asked = asked_of(args.annotations, params)
-    source = PostShards(args.posts, asked) if args.posts else DatabasePosts(args.database)
+    source = PostShards(args.posts, asked, tuple(params.filter.blocked_tags)) if args.posts else DatabasePosts(args.database)
     if params.caption.percentiles == "selection" and rules.quality:
         rules = rules.model_copy(update={"quality": percentiles_of(source.frames(), rules.quality)})
     lines = args.format == "jsonl"

@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> None:
     params = parameters(args)
     folders = named_folders(args.model)
     refuse_foreign_folder(args.output)
-    check_model_folders(folders, params.family)
+    check_model_folders(folders, params.family, params.evaluate.generation)
     if params.device == "cuda":
         refuse_unfit_gpus(params.runtime.processes)
     rules, references = profile(params.caption.profile), read_references(args.references).characters

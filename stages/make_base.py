@@ -22,7 +22,7 @@ from repro.errors import run_stage
 from repro.hashing import refuse_foreign_folder
 from repro.params import Params
 
-from checkpoints.cascade_parts import whole_base
+from checkpoints.cascade_parts import ENCODER_PREFIX, whole_base
 from checkpoints.explain import explain
 from checkpoints.formula import require_formulas
 from checkpoints.formula_command import add_formula_options, formula_job
@@ -42,7 +42,9 @@ def main(arguments: list[str]) -> None:
     job = formula_job(args, params and params.base, params and params.models, params and params.family)
     operands = job.open()
     precision = Precision(operands.family.base_precision)
-    merge = job.merge(operands, precision)
+    image_encoder, decoder = cascade_parts(params)
+    left_out = operands.family.without_a_folder + ((ENCODER_PREFIX,) if image_encoder else ())
+    merge = job.merge(operands, precision, left_out)
     if args.explain:
         print(explain(job.formula, merge))
         return
@@ -53,7 +55,7 @@ def main(arguments: list[str]) -> None:
         schedule = schedule.changed(params.base.prediction, params.base.zero_terminal_snr)
     source = merge
     if operands.family is CASCADE:
-        source, configs = whole_base(merge, configs, *cascade_parts(params), precision)
+        source, configs = whole_base(merge, configs, image_encoder, decoder, precision)
     write_diffusers(args.output, source, configs.with_schedule(schedule))
     numbers = sum(spec.elements for spec in source.specs.values())
     print(f"{args.output}: {numbers:,} weights, {job.formula.text}, as {precision.name}")

@@ -20,12 +20,13 @@ from repro.state import code_digest, forget_state, stage_state
 
 import torch
 
-from make_sample_base import draw_posts, run_stage_script, trained_tensors
+from make_sample_base import draw_posts, run_stage_script
 from sample.cascade_architecture import make_stage_a
 from sample.cascade_decoder import StageBLesson, train_stage_b
 from sample.cascade_image_encoder import ImageEncoderLesson, train_image_encoder
 from sample.cascade_model import write_decoder, write_image_encoder, write_start, write_trained
 from sample.cascade_scores import write_scores
+from sample.cascade_stage_c import StageCLesson, train_stage_c
 
 STAGES = Path(__file__).parent
 # What decides the model; checkpoints only writes it.
@@ -83,21 +84,12 @@ def make_decoder(state: Path, params: Params, sample_base: Path) -> None:
         write_decoder(state / "decoder", stage_b, make_stage_a(), sample_base)
 
 
-def train_stage_c(state: Path, params_file: Path) -> Path:
-    """Train stage C and its text encoder from the start; the trained checkpoint."""
-    trained = state / "trained.safetensors"
+def encode_pictures(state: Path, params_file: Path) -> None:
     if not (state / "latents").exists():
         run_stage_script(
             "cache_latents.py", params_file, state,
             captions=state / "captions", posts=state / "kept", base=state / "start", output=state / "latents",
         )  # fmt: skip
-    if not (state / "trained.json").exists():
-        run_stage_script(
-            "train.py", params_file, state, latents=state / "latents", captions=state / "captions", base=state / "start",
-            output=trained, checkpoints=state / "checkpoints", pictures=state / "pictures",
-            history=state / "trained.csv", metrics=state / "trained.json",
-        )  # fmt: skip
-    return trained
 
 
 def make_cascade(args: Namespace, params: Params, state: Path) -> None:
@@ -107,8 +99,9 @@ def make_cascade(args: Namespace, params: Params, state: Path) -> None:
     make_decoder(state, params, args.text_encoder)
     if not (state / "start").exists():
         write_start(state / "start", state / "effnet", state / "decoder", args.text_encoder, params.seed)
-    trained = trained_tensors(train_stage_c(state, args.params), state / "start")
-    write_trained(args.output, state / "start", trained)
+    encode_pictures(state, args.params)
+    lesson = StageCLesson(state / "start", state / "latents", state / "captions", params, state / "stage-c-updates")
+    write_trained(args.output, state / "start", train_stage_c(lesson, params.runtime.processes))
 
 
 def main(arguments: list[str]) -> None:
@@ -123,10 +116,10 @@ def main(arguments: list[str]) -> None:
     params = parameters(args)
     if args.overrides:
         raise StageError("--set: not here; the stages that this one runs read the recipe file itself, so edit that")
-    if params.family != "cascade" or params.train.method != "full":
+    if params.family != "cascade" or params.train.method != "full" or params.train.updates is None:
         raise StageError(
-            f"{args.params}: family {params.family}, train.method {params.train.method}; a Stable Cascade from nothing needs"
-            " cascade and full"
+            f"{args.params}: family {params.family}, train.method {params.train.method}, updates {params.train.updates}; a"
+            " Stable Cascade from nothing needs cascade, full and a number"
         )
     if not (args.text_encoder / "text_encoder_2").is_dir():
         raise StageError(f"{args.text_encoder}: no text_encoder_2 in it; expected models/sample-base")

@@ -60,7 +60,8 @@ def main(arguments: list[str]) -> None:
     args = parse(arguments)
     job = read_job(args)
     operands = job.formula.open()
-    merge = job.formula.merge(operands, job.precision)
+    left_out = operands.family.without_a_folder if args.layout == "diffusers" else ()
+    merge = job.formula.merge(operands, job.precision, left_out)
     if args.explain:
         print(explain(job.formula.formula, merge))
         return

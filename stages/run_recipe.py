@@ -21,17 +21,30 @@ OWN_FILES = ("reports", "dvc.lock")
 
 
 def bring_up_to_date(folder: Path) -> None:
-    """Put the clone at the commit of the repository that it was cloned from, without undoing what its run has written."""
+    """Put the clone at the commit of the repository that it was cloned from, without undoing what its run has written.
+
+    Where it is killed the next call goes on: what was put aside is the run's own, and is put back before anything else.
+    """
     kept = folder.with_name(f"{folder.name} as run")
-    shutil.rmtree(kept, ignore_errors=True)
+    put_back(kept, folder)
+    git("fetch", "--quiet", "origin", "HEAD", folder=folder)
     kept.mkdir()
     for name in OWN_FILES:
-        (folder / name).rename(kept / name)
-    git("fetch", "--quiet", "origin", "HEAD", folder=folder)
+        if (folder / name).exists():
+            (folder / name).rename(kept / name)
     git("checkout", "--quiet", "--force", "--detach", "FETCH_HEAD", folder=folder)
-    shutil.rmtree(folder / "reports")
+    put_back(kept, folder)
+
+
+def put_back(kept: Path, folder: Path) -> None:
+    """Move a run's own files from where they were put aside, if they are there, into its clone."""
+    if not kept.exists():
+        return
     for name in OWN_FILES:
-        (kept / name).replace(folder / name)
+        if (kept / name).exists():
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+            (kept / name).replace(folder / name)
     kept.rmdir()
 
 
@@ -42,14 +55,18 @@ def main(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     repository = Path(git("rev-parse", "--show-toplevel", folder=Path.cwd()).strip())
     refuse_uncommitted_changes(repository)
+    recipe = Path("recipes", f"{args.recipe}.yaml")
+    if not (repository / recipe).is_file():
+        raise StageError(f"{recipe}: no such recipe")
     folder = repository / "state" / "recipe-runs" / args.recipe
     if folder.exists():
         bring_up_to_date(folder)
-        shutil.copyfile(folder / "recipes" / f"{args.recipe}.yaml", folder / "params.yaml")
+        shutil.copyfile(folder / recipe, folder / "params.yaml")
     else:
         clone(repository, folder)
         put_recipe(folder, args.recipe)
-    subprocess.run(["dvc", "cache", "dir", "--local", str(repository / ".dvc" / "cache")], cwd=folder, check=True)
+    if subprocess.run(["dvc", "cache", "dir", "--local", str(repository / ".dvc" / "cache")], cwd=folder).returncode:
+        raise StageError(f"dvc cache dir failed in {folder}: its words are above; the clone needs this repository's cache")
     if code := subprocess.run(["dvc", "repro"], cwd=folder).returncode:
         raise StageError(f"dvc repro failed in {folder} with exit code {code}; the same command goes on from there")
     shutil.copyfile(folder / "dvc.lock", repository / "recipes" / f"{args.recipe}.lock")

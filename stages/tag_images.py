@@ -9,15 +9,19 @@ these: --append_tags appends nothing twice, however often it is run; --tag_repla
 model.onnx and selected_tags.csv.
 
 Captions are written as the pictures are done. An interrupted run goes on with the same command, without computing a picture
-twice, also with other thresholds or words. Pictures that cannot be read are named at the end, with exit code 2.
+twice, also with other thresholds or words. Pictures that cannot be read, or whose caption cannot be written, are all named at
+the end on stderr, with exit code 2.
 """
 
 import argparse
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import get_args
 
 from repro.errors import StageError, run_stage
+from repro.hashing import sha256_json
+from repro.params import USUAL_THRESHOLD
 from repro.state import forget_state, stage_state
 
 from tagging.model_files import TAGGER_TAGS
@@ -37,9 +41,6 @@ from tagging.wd_folder import (
 from tagging.wd_preprocess import Revision
 from tagging.wd_tagger import read_vocabulary
 
-# Of sd-scripts, where neither threshold is given.
-THRESHOLD = 0.35
-SHOWN = 5
 SWITCHES = {
     "remove_underscore": "write spaces for underscores, except in emoticons",
     "use_rating_tags": "open captions with the rating",
@@ -62,6 +63,13 @@ def count(text: str) -> int:
     return number
 
 
+def share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError("expected a probability, 0 to 1")
+    return number
+
+
 def option_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
@@ -78,9 +86,9 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("--recursive", action="store_true", help="the pictures of sub-folders too")
     parser.add_argument("--caption_extension", default=".txt", help="of the caption files (default: %(default)s)")
     parser.add_argument("--caption_separator", default=TagOptions.caption_separator, help="between tags (default: '%(default)s')")
-    parser.add_argument("--thresh", type=float, default=THRESHOLD, help="least probability of a tag (default: %(default)s)")
-    parser.add_argument("--general_threshold", type=float, help="of general tags (default: --thresh)")
-    parser.add_argument("--character_threshold", type=float, help="of characters (default: --thresh)")
+    parser.add_argument("--thresh", type=share, default=USUAL_THRESHOLD, help="least probability of a tag (default: %(default)s)")
+    parser.add_argument("--general_threshold", type=share, help="of general tags (default: --thresh)")
+    parser.add_argument("--character_threshold", type=share, help="of characters (default: --thresh)")
     for name, meaning in SWITCHES.items():
         parser.add_argument(f"--{name}", action="store_true", help=meaning)
     for name, meaning in WORDS.items():
@@ -110,13 +118,15 @@ def device_parts(device: str) -> dict[str, str]:
 
 
 def refuse_losses(lost: dict[str, str], pictures: int) -> None:
-    """Raises:
-    StageError: there are pictures without a caption, {path: why}."""
+    """Name each of the lost pictures, {path: why}.
+
+    Raises:
+        StageError: there are any.
+    """
     if lost:
-        shown = "; ".join(f"{path}: {reason}" for path, reason in sorted(lost.items())[:SHOWN])
+        print("".join(f"{path}: {reason}\n" for path, reason in sorted(lost.items())), end="", file=sys.stderr)
         raise StageError(
-            f"{len(lost)} of {pictures} pictures got no caption, the others have theirs; mend or remove these and run again:\n"
-            f"{shown}{'; ...' if len(lost) > SHOWN else ''}"
+            f"{len(lost)} of {pictures} pictures got no caption, the others have theirs; mend or remove those above and run again"
         )
 
 
@@ -146,8 +156,10 @@ def main(arguments: list[str]) -> None:
     args = option_parser().parse_args(arguments)
     options = tag_options(args)
     floor = min(FLOOR, options.general_threshold, options.character_threshold)
-    parts = determining_parts(args.images, args.model, args.preprocess, device_parts(args.device), args.batch_size, floor)
-    with stage_state("tag-images", parts) as kept:
+    parts = determining_parts(args.model, args.preprocess, device_parts(args.device), args.batch_size, floor)
+    # Each folder of pictures has a state of its own, so that two can be tagged at once.
+    folder = sha256_json(str(args.images.resolve()))
+    with stage_state(f"tag-images/{folder}", parts) as kept:
         tag_folder(args, options, kept, floor)
         forget_state(kept)
 

@@ -31,6 +31,7 @@ from repro.state import code_digest, fingerprint, forget_state, stage_state
 
 import torch
 
+from families.picture_sizes import refuse_undrawable_size
 from families.pipelines import refuse_other_family
 from latents.vae_identity import refuse_latents_of_another_vae
 from training.loop import Job, run_updates
@@ -60,10 +61,13 @@ def determining_parts(params: Params, latents: Path, captions: Path, base: Path)
     """Everything that determines the trained weights; how many processes there are is not among it.
 
     Raises:
-        StageError: an input is not whole, the base model is of another family, or the latents come from another encoder than its.
+        StageError: an input is not whole, the base model is of another family or draws no pictures of the size that is asked
+            for, or the latents come from another encoder than its.
     """
     refuse_other_family(base, params.family)
-    refuse_latents_of_another_vae(latents, base)
+    refuse_latents_of_another_vae(latents, base, params.family)
+    if params.train.pictures:
+        refuse_undrawable_size(base, params.family, params.train.pictures)
     return {
         "params": params.model_dump(include={"device", "family", "seed", "lr", "te_lr", "train"}),
         "latents": check_manifest(latents),

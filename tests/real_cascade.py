@@ -80,7 +80,18 @@ def real_decoder_configs() -> dict[str, dict[str, Any]]:
         "timestep_conditioning_type": ["sca"],
         "switch_level": None,
     }
-    return {"text_encoder": TEXT_ENCODER, "decoder": decoder, "vqgan": {}}
+    vqgan = {
+        "in_channels": 3,
+        "out_channels": 3,
+        "up_down_scale_factor": 2,
+        "levels": 2,
+        "bottleneck_blocks": 12,
+        "embed_dim": 384,
+        "latent_channels": 4,
+        "num_vq_embeddings": 8192,
+        "scale_factor": 0.3764,
+    }
+    return {"text_encoder": TEXT_ENCODER, "decoder": decoder, "vqgan": vqgan}
 
 
 def meta_modules(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, torch.nn.Module]:
@@ -96,11 +107,14 @@ def meta_modules(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, torch.nn
 
 
 def write_real_cascade_configs(folder: Path, tokenizers: Path) -> Path:
-    """A folder of Stable Cascade without weights: configs, index, and tokenizer of another such folder. Returns `folder`."""
-    for part, config in real_prior_configs().items():
+    """A folder of Stable Cascade without weights: configs, indexes, and tokenizer of another such folder. Returns `folder`."""
+    parts = real_prior_configs() | {f"decoder/{part}": config for part, config in real_decoder_configs().items()}
+    classes = {"prior": StableCascadeUNet, "decoder/decoder": StableCascadeUNet, "decoder/vqgan": PaellaVQModel}
+    for part, config in parts.items():
         (folder / part).mkdir(parents=True)
-        named = config | ({"_class_name": StableCascadeUNet.__name__} if part == "prior" else {})
+        named = config | ({"_class_name": classes[part].__name__} if part in classes else {})
         (folder / part / "config.json").write_text(json.dumps(named))
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableCascadePriorPipeline"}))
+    for pipeline, name in (("", "StableCascadePriorPipeline"), ("decoder", "StableCascadeDecoderPipeline")):
+        (folder / pipeline / "model_index.json").write_text(json.dumps({"_class_name": name}))
     (folder / "tokenizer").symlink_to(tokenizers / "tokenizer")
     return folder

@@ -1,5 +1,6 @@
 """annotate_images.py as a process and here: what it writes, from any number of workers, after a kill, and what it refuses."""
 
+import io
 import json
 import os
 import signal
@@ -15,8 +16,10 @@ from repro.errors import StageError
 from repro.hashing import check_manifest
 from repro.params import Annotate
 
+import onnx
 import polars as pl
 import pytest
+from PIL import Image
 from tiny_annotations import kept_posts, write_kept
 from tiny_booru import TAGS, folder_bytes, make_metadata, metadata_post, run_script
 from tiny_pictures import tiny_picture
@@ -67,6 +70,19 @@ class Job:
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     return Job(tmp_path_factory.mktemp("job"))
+
+
+@contextmanager
+def counted(asked: list[str]) -> Iterator[None]:
+    """Tasks of this process are listed as they are worked off: kind and number of pictures."""
+
+    def counting(function, tasks, processes):
+        asked.extend(f"{task.asked.kind} {len(task.portion)}" for task in tasks)
+        yield from map(function, tasks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(describing, "run_here_or_there", counting)
+        yield
 
 
 @contextmanager
@@ -191,15 +207,14 @@ def test_a_killed_run_goes_on_to_the_same_bytes(job: Job, annotations: Path, tmp
     assert portions(state).items() >= before.items()
 
 
-def test_what_is_known_is_not_asked_again(job: Job, tmp_path: Path, own_state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_known_is_not_asked_again(job: Job, tmp_path: Path, own_state: Path) -> None:
     """Another model, other thresholds and more posts leave what is there; only what is new is worked off."""
     asked: list[str] = []
+    with counted(asked):
+        _ask_for_more_and_more(job, tmp_path, asked)
 
-    def counting(function, tasks, processes):
-        asked.extend(f"{task.asked.kind} {len(task.portion)}" for task in tasks)
-        yield from map(function, tasks)
 
-    monkeypatch.setattr(describing, "run_here_or_there", counting)
+def _ask_for_more_and_more(job: Job, tmp_path: Path, asked: list[str]) -> None:
     job.here(tmp_path / "a", *ONLY_TAGS)
     assert asked and all(task.startswith("tags") for task in asked)
     asked.clear()
@@ -214,6 +229,79 @@ def test_what_is_known_is_not_asked_again(job: Job, tmp_path: Path, own_state: P
     assert 1 <= len(asked) <= 2
     found = rows_of(tmp_path / "c", "tags")
     assert {i: found[i] for i in IDS} == rows_of(tmp_path / "a", "tags")
+
+
+def test_alone_a_picture_is_asked_of_once_wherever_it_stands(job: Job, tmp_path: Path, own_state: Path) -> None:
+    """With a batch_size of 1: one picture in three is new, some are equal, one is gone; the bytes are those of a fresh run."""
+    alone = (*ONLY_TAGS, "annotate.batch_size=1")
+    old = job.of(tmp_path / "old", kept_posts([i for i in range(1, 200) if i % 3], tags=[1]))
+    twins = {61: tiny_picture(60), 63: tiny_picture(60), 65: tiny_picture(64)}
+    new = job.of(tmp_path / "new", kept_posts([i for i in range(1, 200) if i != 7], tags=[1]), twins)
+    asked: list[str] = []
+    with counted(asked):
+        old.here(tmp_path / "a", *alone)
+        assert sum(int(task.split()[1]) for task in asked) == len([i for i in range(1, 200) if i % 3])
+        asked.clear()
+        new.here(tmp_path / "b", *alone)
+        assert sum(int(task.split()[1]) for task in asked) == len([i for i in range(1, 200) if not i % 3]) - 1
+        asked.clear()
+        old.here(tmp_path / "c", *alone)
+        assert asked == []
+    assert folder_bytes(tmp_path / "a") == folder_bytes(tmp_path / "c")
+    with states_below(tmp_path / "other"):
+        new.here(tmp_path / "d", *alone)
+    assert folder_bytes(tmp_path / "b") == folder_bytes(tmp_path / "d")
+    found = rows_of(tmp_path / "b", "tags")
+    assert found[60] == found[61] == found[63] != found[64] == found[65]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('annotate.aesthetic.label="lovely"', r"annotate\.aesthetic\.label: 'lovely' is no label"),
+        ('annotate.text.prompt="what?"', r"annotate\.text\.prompt: .* must say <image> once"),
+        ("annotate.text.max_length=5", r"annotate\.text\.max_length: 5, but the prompt alone has"),
+        ('annotate.text.only_tags=["engish_text"]', r"annotate\.text\.only_tags: .*'engish_text'"),
+    ],
+)
+def test_mistakes_of_any_model_are_told_before_the_first_picture(
+    job: Job, tmp_path: Path, own_state: Path, setting: str, message: str
+) -> None:
+    asked: list[str] = []
+    with counted(asked), pytest.raises(StageError, match=message):
+        job.here(tmp_path / "out", setting)
+    assert asked == []
+    assert not own_state.exists()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_an_answer_that_is_no_number_names_the_post(tmp_path: Path, own_state: Path, batch_size: int) -> None:
+    broken = Job(tmp_path / "job")
+    light = io.BytesIO()
+    Image.new("RGB", (40, 40), "white").save(light, "WEBP", lossless=True)
+    job = broken.of(tmp_path / "posts", kept_posts(range(1, 8), tags=[1]), {6: light.getvalue()})
+    break_for_light(broken.models / "tags" / "model.onnx")
+    text = refused(job, tmp_path / "out", *ONLY_TAGS, f"annotate.batch_size={batch_size}")
+    assert text.startswith("post 6: ") and "its answers are not numbers from 0 to 1" in text
+
+
+def break_for_light(path: Path) -> None:
+    """Let the tagger answer NaN to white pictures alone: by the root of what only they make negative."""
+    model, make = onnx.load(path), onnx.helper.make_node
+    (last,) = [node for node in model.graph.node if node.op_type == "Sigmoid"]
+    last.input[0] = "broken"
+    model.graph.initializer.append(onnx.helper.make_tensor("limit", onnx.TensorProto.FLOAT, [1], [254.9]))
+    nodes = [
+        make("ReduceMean", ["flat"], ["light"], axes=[1], keepdims=1),
+        make("Sub", ["limit", "light"], ["rest"]),
+        make("Sqrt", ["rest"], ["root"]),
+        make("Sub", ["root", "root"], ["zero"]),
+        make("Add", ["logits", "zero"], ["broken"]),
+    ]
+    place = list(model.graph.node).index(last)
+    for number, node in enumerate(nodes):
+        model.graph.node.insert(place + number, node)
+    onnx.save(model, path)
 
 
 @pytest.mark.parametrize("setting", ["annotate.batch_size=3", 'annotate.tags.preprocess="imgutils"', "annotate.tags.floor=0.3"])

@@ -121,7 +121,7 @@ def test_index_and_shards_say_what_was_encoded_by_which_vae(latents: Path, base:
     index = pl.read_parquet(latents / "index.parquet")
     digests = {i: hashlib.sha256(webp(picture(i))).hexdigest() for i in IDS}
     assert dict(zip(index["id"], index["sha256"], strict=True)) == digests
-    assert latents_vae(latents) == vae_digest(base)
+    assert latents_vae(latents) == vae_digest(base, "sdxl")
 
 
 def test_lost_images_are_listed_with_their_reason(latents: Path) -> None:

@@ -8,8 +8,9 @@ from repro.hashing import check_manifest
 
 import polars as pl
 import pytest
-from tiny_annotations import PREFIX, tagger_row, write_annotations
+from tiny_annotations import PREFIX, kept_posts, tagger_row, write_annotations, write_kept
 from tiny_booru import FIRST_PICTURE, TAGS, folder_bytes, make_database, make_metadata, metadata_post, post, run_script
+from tiny_pictures import tiny_picture
 
 import caption_posts
 
@@ -47,12 +48,12 @@ TEXTS = {
 @pytest.fixture
 def posts(tmp_path: Path) -> Path:
     rows = [metadata_post(i, tags=[3, 1, 7, 5]) for i in IDS[:-1]] + [metadata_post(PICTURE, rating=None, tags=[30])]
-    return make_metadata(tmp_path / "kept", rows, tags=[*TAGS, (30, "visual_novel_cg", 5)], shard_posts=100)
+    return write_kept(tmp_path, rows, tags=[*TAGS, (30, "visual_novel_cg", 5)])[0]
 
 
 @pytest.fixture
-def annotations(tmp_path: Path) -> Path:
-    return write_annotations(tmp_path / "annotations", FOUND)
+def annotations(posts: Path, tmp_path: Path) -> Path:
+    return write_annotations(tmp_path / "annotations", FOUND, kept=posts)
 
 
 def options(posts: Path, annotations: Path, output: Path, *settings: str) -> list[str]:
@@ -119,17 +120,18 @@ def test_lists_have_the_boorus_names_and_the_report_the_reasons(posts: Path, ann
 
 
 def test_with_the_metadatas_tags_scores_and_texts_are_used(posts: Path, annotations: Path, tmp_path: Path):
-    """Blocked tags and ratings of the metadata were the filter's."""
+    """The ratings of the metadata were the filter's; the tagger's blocked tags count all the same."""
     output = caption(posts, annotations, tmp_path / "out", "caption.profile=sotediffusion")
-    assert skipped(output) == []
+    assert skipped(output) == [(2, "blocked tag")]
     start = "medium quality, mid, general, mika, lorelei, long hair, 1girl"
-    assert lines(output)[2] == f"extremely aesthetic, {start}"
+    assert lines(output)[3] == f"extremely aesthetic, {start}"
     assert lines(output)[4] == f'slightly aesthetic, {start}, The text says "Hello. world!"'
-    assert read(output, "characters.json") == {"mika_(lorelei)": {"posts": 7, "class": "< 100"}}
+    assert read(output, "characters.json") == {"mika_(lorelei)": {"posts": 6, "class": "< 100"}}
 
 
-def test_a_profile_without_such_parts_is_as_without_annotations(posts: Path, annotations: Path, tmp_path: Path):
-    with_models = caption(posts, annotations, tmp_path / "a")
+def test_a_profile_without_such_parts_is_as_without_annotations(posts: Path, tmp_path: Path):
+    allowed = {kind: rows for kind, rows in FOUND.items() if kind != "tags"}
+    with_models = caption(posts, write_annotations(tmp_path / "annotations", allowed, kept=posts), tmp_path / "a")
     empty = write_annotations(tmp_path / "empty", {})
     assert folder_bytes(caption(posts, empty, tmp_path / "b")) == folder_bytes(with_models)
     arguments = options(posts, empty, tmp_path / "c")
@@ -173,8 +175,8 @@ def chain(golden: Path, folder: Path, step: str, wording: str) -> tuple[list[str
         }  # fmt: skip
         for kind, rows in found.items():
             rows[number] = said[kind]
-    kept = make_metadata(folder / "kept", posts, tags=[*TAGS, (30, "anime wallpaper", 5)], shard_posts=100)
-    annotations = write_annotations(folder / "annotations", found, CHAIN_VOCABULARY)
+    kept, _ = write_kept(folder, posts, tags=[*TAGS, (30, "anime wallpaper", 5)])
+    annotations = write_annotations(folder / "annotations", found, CHAIN_VOCABULARY, kept)
     output = caption(kept, annotations, folder / "out", *CHAIN_RECIPE, f"caption.wording={wording}")
     counts = read(output, "captions.json")["posts_with_word"]
     words = {word: counts[word] for word in (*CHAIN_RATINGS, "nsfw", "explicit nsfw") if word in counts}
@@ -236,10 +238,10 @@ def test_scores_choose_and_repeat(posts: Path, annotations: Path, tmp_path: Path
 def test_percentiles_of_the_selection_go_by_the_ratings_that_captions_have(tmp_path: Path):
     """By the metadata all are general; the tagger tells sensitive of those with many favourites."""
     rows = [metadata_post(i, fav_count=i, tags=[]) for i in range(1, 41)]
-    kept = make_metadata(tmp_path / "kept", rows)
+    kept, _ = write_kept(tmp_path, rows)
     found = {"tags": {i: tagger_row({"solo": 0.9}, "sensitive" if i > 20 else "general") for i in range(1, 41)}}
     settings = [TAGGER, "caption.tags=annotations", "caption.percentiles=selection"]
-    output = caption(kept, write_annotations(tmp_path / "annotations", found), tmp_path / "out", *settings)
+    output = caption(kept, write_annotations(tmp_path / "annotations", found, kept=kept), tmp_path / "out", *settings)
     told = read(output, "captions.json")["favourites_at_percentile"]
     assert (told["general"]["90"], told["sensitive"]["90"]) == (18, 38)
     assert lines(output)[20].endswith("safe, masterpiece")
@@ -276,3 +278,56 @@ def test_what_is_refused(posts: Path, annotations: Path, tmp_path: Path):
     arguments[:2] = ["--database", str(database)]
     assert "name these with --posts instead of --database" in complaint(*arguments)
     assert not output.exists()
+
+
+def test_annotations_of_other_pictures_are_refused(posts: Path, annotations: Path, tmp_path: Path):
+    """The posts have the same ids; one of them has another picture now."""
+    rows = [metadata_post(i, tags=[3, 1, 7, 5]) for i in IDS[:-1]] + [metadata_post(PICTURE, rating=None, tags=[1])]
+    same, _ = write_kept(tmp_path / "same", rows)
+    caption(same, annotations, tmp_path / "out", *RECIPE)
+    other, _ = write_kept(tmp_path / "other", rows, {102: tiny_picture(999)})
+    text = complaint(*options(other, annotations, tmp_path / "other-out", *RECIPE))
+    assert text.startswith(f"{annotations}: these annotations are not of the pictures that {other}/posts-00001.parquet names")
+    early = make_metadata(tmp_path / "early", rows, shard_posts=100)
+    assert "these posts have no column sha256" in complaint(*options(early, annotations, tmp_path / "other-out", *RECIPE))
+    assert not (tmp_path / "other-out").exists()
+
+
+SAYS_BLOCKED = ['The text says "I love loli".', "The text says (Oppai-Loli: 2)", "oppai loli!", "A sign: SHOTA\nworld"]
+
+
+@pytest.mark.parametrize("answer", SAYS_BLOCKED)
+@pytest.mark.parametrize("tags", ["metadata", "annotations"])
+def test_a_text_that_says_a_blocked_tag_drops_the_post(tmp_path: Path, answer: str, tags: str):
+    kept, _ = write_kept(tmp_path, kept_posts([1, 2], tags=[1]))
+    found = {
+        "tags": {i: tagger_row({"1girl": 0.9}) for i in (1, 2)},
+        "text": {1: {"answer": f"{PREFIX} {answer}"}, 2: {"answer": f'{PREFIX} The text says "lollipop"'}},
+    }
+    annotations = write_annotations(tmp_path / "annotations", found, kept=kept)
+    recipe = [TAGGER, "caption.profile=sotediffusion", f"caption.tags={tags}"]
+    output = caption(kept, annotations, tmp_path / "out", *recipe)
+    assert skipped(output) == [(1, "blocked tag")]
+    assert lines(output)[2].endswith(', The text says "lollipop"')
+    assert not any("love" in word or "SHOTA" in word for word in pl.read_parquet(output / "captions" / "words.parquet")["word"])
+
+
+def test_characters_whose_pieces_are_blocked_drop_the_post_where_names_are_expanded(tmp_path: Path):
+    tags = [*TAGS, (40, "yuki_(loli)", 2), (41, "yuki_(lollipop)", 2), (42, "art by toddlercon_x", 5)]
+    posts = [metadata_post(i, tags=[own, 1]) for i, own in ((1, 40), (2, 41), (3, 42))]
+    kept, _ = write_kept(tmp_path, posts, tags=tags)
+    empty = write_annotations(tmp_path / "empty", {})
+    expanded = caption(kept, empty, tmp_path / "a", "caption.profile=sotediffusion")
+    assert skipped(expanded) == [(1, "blocked tag")]
+    assert "yuki, lollipop" in lines(expanded)[2]
+    assert skipped(caption(kept, empty, tmp_path / "b", "caption.profile=kohaku-xl-epsilon")) == []
+    scored = write_annotations(tmp_path / "scored", {"aesthetic": {i: {"score": 0.95} for i in (1, 2, 3)}}, kept=kept)
+    assert skipped(caption(kept, scored, tmp_path / "c", "caption.profile=sotediffusion")) == [(1, "blocked tag")]
+
+
+def test_an_answer_to_another_prompt_is_told_with_its_file(tmp_path: Path):
+    kept, _ = write_kept(tmp_path, kept_posts([1], tags=[1]))
+    annotations = write_annotations(tmp_path / "annotations", {"text": {1: {"answer": "hm?"}}}, kept=kept)
+    text = complaint(*options(kept, annotations, tmp_path / "out", "caption.profile=sotediffusion"))
+    assert text.startswith(f"{annotations}/text/text-00000.parquet: the reader's answer 'hm?' does not begin with its prompt")
+    assert text.endswith("annotate again, with a prompt in annotate.text that the model's tokenizer knows letter by letter")

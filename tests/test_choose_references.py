@@ -14,7 +14,7 @@ from repro.errors import StageError
 from repro.state import fingerprint
 
 import pytest
-from tiny_annotations import tagger_row, write_annotations
+from tiny_annotations import copy_with_digests, tagger_row, write_annotations
 from tiny_booru import folder_bytes, refusal, run_script
 from tiny_characters import MIKA, Booru, ids_of, make_booru, picture
 
@@ -182,11 +182,12 @@ def test_references_of_characters_that_a_tagger_found(tmp_path: Path, profile: s
     near = {8000: picture(1000, (104, 104)), 9000: picture(3000, (104, 104))}
     booru = make_booru(tmp_path / "booru", trained | unseen, list(trained), near, shard_posts=100)
     tagged = {1000: by_tagger("1girl", MIKA, "lorelei"), 2000: by_tagger(MIKA, "rin"), 3000: by_tagger("rin", "unheard_of")}
-    annotations = write_annotations(tmp_path / "annotations", {"tags": tagged}, VOCABULARY)
+    kept = copy_with_digests(tmp_path / "booru" / "kept", tmp_path / "kept")
+    annotations = write_annotations(tmp_path / "annotations", {"tags": tagged}, VOCABULARY, kept)
     captions, characters = tmp_path / "captions", tmp_path / "characters.json"
     settings = [f"annotate.tags={TAGGER}", "caption.tags=annotations", f"caption.profile={profile}"]
     caption_posts.main(
-        ["--posts", str(tmp_path / "booru" / "kept"), "--annotations", str(annotations), "--output", str(captions),
+        ["--posts", str(kept), "--annotations", str(annotations), "--output", str(captions),
          "--characters", str(characters), *(word for setting in settings for word in ("--set", setting))]
     )  # fmt: skip
     found = replace(booru, captions=captions, characters=characters)

@@ -108,6 +108,55 @@ def test_a_file_alone_is_an_image_encoder_of_the_real_size(published: Path, tmp_
     assert same(load_effnet(base / "effnet").state_dict(), encoder.state_dict())
 
 
+def comfyui_file(published: Path, path: Path, times: float = 1.0) -> None:
+    """Stage C as published files have it: with a previewer and CLIP's image encoder, which have no place in a folder."""
+    tensors = load_file(published / "stage_c.safetensors")
+    more = {"vae.previewer.blocks.0.weight": torch.ones(4, 4), "clip_l_vision.vision_model.pre_layrnorm.weight": torch.ones(4)}
+    save_file({name: t * times if t.is_floating_point() else t for name, t in tensors.items()} | more, path)
+
+
+@pytest.mark.parametrize("base", [{}, {"image_encoder": "effnet"}])
+def test_a_formula_that_changes_no_tensor_of_comfyuis_files_is_refused(
+    published: Path, tmp_path: Path, base: dict[str, str]
+) -> None:
+    for name in ("comfyui", "same"):
+        comfyui_file(published, published / f"{name}.safetensors")
+    files = {"c": "comfyui.safetensors", "d": "same.safetensors", "p": "whole"}
+    with pytest.raises(StageError, match=r"the formula changes no tensor of c "):
+        made(published, tmp_path / "base", "0.5 * c + 0.5 * d", files, **base)
+    assert not (tmp_path / "base").exists()
+
+
+def test_an_image_encoder_without_counts_gets_those_by_which_comfyui_finds_it(published: Path, tmp_path: Path) -> None:
+    ours = load_file(published / "effnet" / "model.safetensors")
+    shutil.copytree(published / "effnet", published / "bare_effnet")
+    floats = {name: tensor for name, tensor in ours.items() if tensor.is_floating_point()}
+    save_file(floats, published / "bare_effnet" / "model.safetensors")
+    made(published, tmp_path / "base", "m", {"m": "whole"}, image_encoder="bare_effnet")
+    found = load_file(tmp_path / "base" / EFFNET)
+    assert found.keys() == ours.keys() > floats.keys()
+    counts = [found[name] for name in found.keys() - floats.keys()]
+    assert all(torch.equal(count, torch.tensor(0)) for count in counts)
+    assert same({name: found[name] for name in floats}, floats)
+
+
+@pytest.mark.parametrize("part", ["decoder", "text_encoder", "vqgan"])
+@pytest.mark.parametrize("given", [True, False], ids=["given", "its own"])
+def test_a_decoder_that_lacks_a_tensor_is_refused(published: Path, tmp_path: Path, part: str, given: bool) -> None:
+    whole = tmp_path / "models" / "whole"
+    shutil.copytree(published / "whole", whole)
+    (path,) = (whole / "decoder" / part).glob("*.safetensors")
+    tensors = load_file(path)
+    gone = max(name for name in tensors if name.endswith(".weight"))
+    save_file({name: tensor for name, tensor in tensors.items() if name != gone}, path, {"format": "pt"})
+    words = (
+        f"{part}/config.json calls for '{gone}' of shape .*; the model has no tensor '{gone}': fetch or make the decoder again"
+    )
+    with pytest.raises(StageError, match=words):
+        made(tmp_path / "models", tmp_path / "base", "m", {"m": "whole"}, **({"decoder": "whole/decoder"} if given else {}))
+    assert not (tmp_path / "base").exists()
+
+
 @pytest.mark.parametrize(
     "formula, files, base, words",
     [

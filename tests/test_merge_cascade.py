@@ -1,6 +1,7 @@
 """merge.py for Stable Cascade: both layouts opened by the programs that they are for, LoKr, precisions, refusals."""
 
 import json
+import shutil
 from pathlib import Path
 
 from repro import numerics
@@ -195,6 +196,34 @@ def test_fp8_for_linear_and_convolution_layers_alone(base: Path, tmp_path: Path)
     assert {dtypes[block + name] for name in halves} == {torch.float16}
     assert dtypes["text_encoder.clip_g.transformer.text_model.embeddings.token_embedding.weight"] == torch.float16
     assert dtypes["vae.encoder.backbone.0.1.num_batches_tracked"] == torch.int64
+
+
+def test_the_image_encoder_stays_fp16_in_fp8(base: Path, tmp_path: Path) -> None:
+    """Its running variances go beyond 448, where fp8 ends."""
+    large = tmp_path / "base"
+    shutil.copytree(base, large)
+    weights, variance = large / "effnet" / "model.safetensors", "backbone.0.1.running_var"
+    tensors = load_file(weights)
+    save_file(tensors | {variance: tensors[variance] * 0 + 3000}, weights)
+    tensors = load_file(run(large, tmp_path / "small.safetensors", "base", "--dtype", "fp8"))
+    assert set(tensors[f"vae.encoder.{variance}"].tolist()) == {3000.0}
+    dtypes = {name.startswith("vae.encoder."): set() for name in tensors}
+    for name, tensor in tensors.items():
+        dtypes[name.startswith("vae.encoder.")].add(tensor.dtype)
+    assert dtypes == {True: {torch.float16, torch.int64}, False: {torch.float8_e4m3fn}}
+
+
+def test_a_merge_to_a_folder_alone_that_changes_nothing_is_refused(base: Path, tmp_path: Path) -> None:
+    """Also with what a single file has and a folder has not."""
+    files = {}
+    for name in ("one", "two"):
+        files[name] = tmp_path / f"{name}.safetensors"
+        more = {"vae.previewer.blocks.0.weight": torch.ones(4, 4)}
+        save_file(load_file(run(base, files[name], "base", "--dtype", "fp32")) | more, files[name])
+    with pytest.raises(StageError, match="changes no tensor of one"):
+        formula = ("--formula", "0.5 * one + 0.5 * two", "--model", f"one={files['one']}", "--model", f"two={files['two']}")
+        merge([*formula, "--out", str(tmp_path / "out"), "--layout", "diffusers", "--configs", str(base)])
+    assert not (tmp_path / "out").exists()
 
 
 def test_embeddings_are_restored(base: Path, tmp_path: Path) -> None:

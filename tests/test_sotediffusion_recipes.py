@@ -23,7 +23,6 @@ DECIDING = ("seed", "lr", "te_lr", "select", "filter", "annotate", "caption", "l
 CARD = {
     "filter.min_side": 600,
     "filter.min_pixels": 768_000,
-    "annotate.batch_size": 4,
     "annotate.tags.path": "wd-swinv2-tagger-v3",
     "annotate.aesthetic.path": "aesthetic-shadow-2",
     "annotate.quality.path": "waifu-diffusion-v1-4",
@@ -69,10 +68,11 @@ OWN = {
     "select.draw", "select.required_tags", "select.excluded_tags", "select.at_least", "select.min_tags", "select.ratings",
     "select.min_score", "select.min_favourites", "select.first_date", "select.last_date", "select.max_per_character",
     "select.max_per_artist", "select.repeats", "filter.image_index", "filter.blocked_tags", "filter.ratings", "filter.extensions",
-    "filter.max_lost_share", "annotate.folder", "annotate.tags.hub", "annotate.tags.sha256", "annotate.tags.floor",
-    "annotate.aesthetic.hub", "annotate.aesthetic.sha256", "annotate.quality.hub", "annotate.quality.sha256",
-    "annotate.quality.clip.hub", "annotate.quality.clip.sha256", "annotate.text.hub", "annotate.text.sha256",
-    "caption.percentiles", "latents.shard_megabytes", "latents.max_lost_share", "train.lokr", "train.betas", "train.updates",
+    "filter.max_lost_share", "annotate.folder", "annotate.batch_size", "annotate.tags.hub", "annotate.tags.sha256",
+    "annotate.tags.floor", "annotate.aesthetic.hub", "annotate.aesthetic.sha256", "annotate.quality.hub",
+    "annotate.quality.sha256", "annotate.quality.clip.hub", "annotate.quality.clip.sha256", "annotate.text.hub",
+    "annotate.text.sha256", "caption.percentiles", "latents.shard_megabytes", "latents.max_lost_share", "train.lokr",
+    "train.betas", "train.updates",
     "train.min_snr_gamma", "train.debiased", "train.noise_offset", "train.adaptive_noise_offset", "train.save_every",
     "train.checkpoints", "train.pictures",
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """The script that tags a folder, as a process: golden captions, interruption, pictures that cannot be read, mistakes."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -104,7 +105,7 @@ def test_a_killed_run_goes_on_without_doing_anything_twice(model: Path, tmp_path
     options = ("--append_tags", "--character_tag_expand", "--batch_size", "2")
     main(["--images", str(tmp_path / "whole"), "--model", str(model), *options])
     process = subprocess.Popen(command(tmp_path / "killed", model, *options), stderr=subprocess.DEVNULL)
-    while not list(own_state.glob("tag-images/*/[!.]*.parquet")):
+    while not list(own_state.glob("tag-images/*/*/[!.]*.parquet")):
         assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
@@ -130,10 +131,10 @@ def test_broken_pictures_are_named_and_the_others_done(model: Path, tmp_path: Pa
     (tmp_path / "images" / "007.png").write_bytes(b"")
     result = run(tmp_path / "images", model, "--batch_size", "5")
     assert result.returncode == USER_ERROR
-    *_, first, second = result.stderr.splitlines()
-    assert "2 of 12 pictures got no caption, the others have theirs" in first
-    assert second.startswith("003.png: ")
-    assert second.endswith("007.png: not an image file")
+    *_, first, second, last = result.stderr.splitlines()
+    assert first.startswith("003.png: ")
+    assert second == "007.png: not an image file"
+    assert "2 of 12 pictures got no caption, the others have theirs" in last
     assert sorted(captions(tmp_path / "images")) == [f"{n:03}.txt" for n in range(12) if n not in (3, 7)]
     whole = captions(tmp_path / "images")
     write_pictures(tmp_path / "again", 12)
@@ -150,6 +151,36 @@ def test_a_caption_that_is_no_text_is_left_alone(model: Path, tmp_path: Path, ca
     assert "000.png: 000.txt is not UTF-8 text" in refused(capfd, tmp_path / "images", model, "--append_tags")
     assert (tmp_path / "images" / "000.txt").read_bytes() == b"caf\xe9"
     assert (tmp_path / "images" / "001.txt").exists()
+
+
+def test_every_lost_picture_is_named_and_one_caption_that_cannot_be_written_ends_nothing(model: Path, tmp_path: Path, capfd):
+    write_pictures(tmp_path / "images", 12)
+    for number in range(8):
+        (tmp_path / "images" / f"{number:03}.png").write_bytes(b"")
+    (tmp_path / "images" / "008.txt").mkdir()
+    told = refused(capfd, tmp_path / "images", model)
+    assert [f"{number:03}.png: not an image file" in told for number in range(8)] == [True] * 8
+    assert "008.png: 008.txt cannot be read or written (Is a directory)" in told
+    assert "9 of 12 pictures got no caption" in told
+    assert sorted(path.name for path in (tmp_path / "images").glob("*.txt") if path.is_file()) == [
+        "009.txt",
+        "010.txt",
+        "011.txt",
+    ]
+
+
+def test_two_folders_have_nothing_to_do_with_each_other(model: Path, tmp_path: Path, own_state: Path, capfd):
+    """One is being tagged, and holds its lock, while the other is; an unfinished one is no reason for words."""
+    for name in ("a", "b"):
+        write_pictures(tmp_path / name, 2)
+    (tmp_path / "a" / "000.png").write_bytes(b"")
+    refused(capfd, tmp_path / "a", model)
+    (lock,) = own_state.glob("tag-images/*/lock")
+    with open(lock, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        main(["--images", str(tmp_path / "b"), "--model", str(model)])
+    assert "beginning anew" not in capfd.readouterr().err
+    assert len(captions(tmp_path / "b")) == 2
 
 
 def refused(capfd: pytest.CaptureFixture, images: Path, model: Path, *options: str) -> str:
@@ -176,6 +207,8 @@ def test_two_pictures_with_one_caption_are_refused_before_any_work(model: Path, 
         (("--recursive", "--caption_extension", "txt"), "--caption_extension txt: expected an extension of text files"),
         (("--recursive", "--tag_replacement", "a"), "--tag_replacement 'a': expected pairs"),
         (("--recursive", "--caption_separator", " "), "--caption_separator ' '"),
+        (("--general_threshold", "35"), "argument --general_threshold: expected a probability, 0 to 1"),
+        (("--thresh", "nan"), "argument --thresh: expected a probability, 0 to 1"),
         (("--batch_size", "0"), "argument --batch_size: expected 1 or more"),
     ],
 )

@@ -36,6 +36,19 @@ PIPELINE = """stages:
       - card.json:
           cache: false
 """
+MEASURE = """  measure:
+    cmd: python measure.py history.csv reports/measured.json
+    deps:
+      - history.csv
+      - measure.py
+    metrics:
+      - reports/measured.json:
+          cache: false
+"""
+MEASURE_PROGRAM = """import json, sys
+from pathlib import Path
+Path(sys.argv[2]).write_text(json.dumps({"last": Path(sys.argv[1]).read_text().split(",")[-1].strip()}) + "\\n")
+"""
 TRAIN = """import sys
 from pathlib import Path
 source, target, lr = sys.argv[1:]
@@ -174,14 +187,16 @@ def commit(folder: Path, environment: dict[str, str], message: str) -> None:
 
 @pytest.fixture
 def two_recipes(repository: Path, environment: dict[str, str]) -> Path:
-    """The repository with a second recipe, another rate, whose lock is not there yet."""
+    """The repository with a stage that writes into reports/, and a second recipe, another rate, whose lock is not there yet."""
+    (repository / "dvc.yaml").write_text(PIPELINE + MEASURE)
+    (repository / "measure.py").write_text(MEASURE_PROGRAM)
     (repository / "recipes").mkdir()
     (repository / "recipes" / "fast.yaml").write_text((repository / "params.yaml").read_text().replace("2e-05", "0.5"))
     (repository / "reports").mkdir()
     (repository / "reports" / "note.txt").write_text("committed\n")
     with open(repository / ".gitignore", "a") as ignored:
         ignored.write("/state/\n")
-    commit(repository, environment, "recipe")
+    run_pipeline(repository, environment)
     return repository
 
 
@@ -198,7 +213,7 @@ def test_a_recipe_beside_the_one_in_place_gets_a_lock_and_is_verified_by_it(
     commit(two_recipes, environment, "lock")
     result = verify(two_recipes, environment, "--recipe", "fast")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "all 3 outputs and recipes/fast.lock are equal" in result.stdout
+    assert "all 4 outputs and recipes/fast.lock are equal" in result.stdout
 
     lock.write_text(lock.read_text().replace(lock.read_text().split("path: card.json")[1].split("md5: ")[1][:32], "a" * 32))
     commit(two_recipes, environment, "another lock")
@@ -207,14 +222,39 @@ def test_a_recipe_beside_the_one_in_place_gets_a_lock_and_is_verified_by_it(
     assert "first difference: stage report, card.json" in result.stdout
 
 
+def assert_followed(repository: Path, result: subprocess.CompletedProcess[str]) -> None:
+    """The new report was made, what the run had was not made again, and nothing is left beside the clone."""
+    assert result.returncode == 0, result.stderr
+    assert "Stage 'train' didn't change" in result.stdout and "Stage 'measure' didn't change" in result.stdout
+    clone = repository / "state" / "recipe-runs" / "fast"
+    assert "lines" in (clone / "card.json").read_text()
+    assert (clone / "reports" / "measured.json").read_text() == '{"last": "0.5"}\n'
+    assert list(clone.parent.iterdir()) == [clone]
+
+
 def test_a_recipes_run_follows_a_commit_and_keeps_what_it_has(two_recipes: Path, environment: dict[str, str]) -> None:
     assert run_recipe(two_recipes, environment, "fast").returncode == 0
     (two_recipes / "report.py").write_text(REPORT.replace('"rows"', '"lines"'))
     commit(two_recipes, environment, "another report")
-    result = run_recipe(two_recipes, environment, "fast")
-    assert result.returncode == 0, result.stderr
-    assert "Stage 'train' didn't change" in result.stdout
-    assert "lines" in (two_recipes / "state" / "recipe-runs" / "fast" / "card.json").read_text()
+    assert_followed(two_recipes, run_recipe(two_recipes, environment, "fast"))
+
+
+@pytest.mark.parametrize("aside", [["reports"], ["reports", "dvc.lock"], ["dvc.lock"]])
+def test_a_run_killed_while_it_follows_a_commit_keeps_what_it_has(
+    two_recipes: Path, environment: dict[str, str], aside: list[str]
+) -> None:
+    """Put aside, put aside and the commit's in their place, half put back: what is aside is the run's own."""
+    assert run_recipe(two_recipes, environment, "fast").returncode == 0
+    (two_recipes / "report.py").write_text(REPORT.replace('"rows"', '"lines"'))
+    commit(two_recipes, environment, "another report")
+    clone = two_recipes / "state" / "recipe-runs" / "fast"
+    kept = clone.with_name("fast as run")
+    kept.mkdir()
+    for name in aside:
+        (clone / name).rename(kept / name)
+    if len(aside) == 2:
+        run_in(clone, environment, "git", "checkout", "--quiet", "--force", "HEAD", "--", *aside)
+    assert_followed(two_recipes, run_recipe(two_recipes, environment, "fast"))
 
 
 def test_a_recipe_without_a_lock_cannot_be_verified(two_recipes: Path, environment: dict[str, str]) -> None:
@@ -226,4 +266,5 @@ def test_a_recipe_without_a_lock_cannot_be_verified(two_recipes: Path, environme
 def test_a_recipe_that_is_not_there_is_refused(two_recipes: Path, environment: dict[str, str]) -> None:
     result = run_recipe(two_recipes, environment, "slow")
     assert result.returncode == 2
-    assert "recipes/slow.yaml: no such recipe" in result.stderr
+    assert result.stderr.splitlines() == ["run_recipe.py: recipes/slow.yaml: no such recipe"]
+    assert not (two_recipes / "state").exists()

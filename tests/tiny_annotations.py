@@ -1,6 +1,7 @@
 """Small folders of kept posts with pictures, and of annotations, for tests of the stages that make and use them."""
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import polars as pl
 from tiny_booru import TAGS, make_metadata, make_tar, metadata_post, seal_metadata
 from tiny_pictures import tiny_picture
 
-from booru.captioning.annotations import MODELS_FILE, SCHEMAS, VOCABULARY_SCHEMA
-from booru.shards import shard_name
+from booru.captioning.annotations import MODELS_FILE, PICTURES_FILE, SCHEMAS, VOCABULARY_SCHEMA, pictures_digest
+from booru.shards import shard_name, shard_number
 
 READER_PROMPT = "<image>\nuser: what does the text say?\nassistant:"
 PREFIX = READER_PROMPT.removeprefix("<image>")
@@ -45,6 +46,17 @@ def write_kept(folder: Path, posts: list[dict], pictures: dict[int, bytes] | Non
     return kept, root
 
 
+def copy_with_digests(posts: Path, copy: Path) -> Path:
+    """A copy of a folder of posts that names a picture's sha256 for each, as the filter stage does; no picture is there."""
+    shutil.copytree(posts, copy)
+    for shard in copy.glob("posts-*.parquet"):
+        frame = pl.read_parquet(shard)
+        digests = [hashlib.sha256(str(i).encode()).hexdigest() for i in frame["id"]]
+        frame.with_columns(sha256=pl.Series(digests)).write_parquet(shard)
+    seal_metadata(copy)
+    return copy
+
+
 def kept_posts(ids: range | list[int], **changes: Any) -> list[dict]:
     return [metadata_post(i, **changes) for i in ids]
 
@@ -56,8 +68,10 @@ def tagger_row(probabilities: dict[str, float], rating: str = "general") -> dict
     return {"ratings": ratings, "tags": [place for place, _ in found], "probabilities": [value for _, value in found]}
 
 
-def write_annotations(folder: Path, found: dict[str, dict[int, dict[str, Any]]], vocabulary=VOCABULARY) -> Path:
-    """A folder as annotate_images writes it, of {kind: {post: row}}, shards of 100 ids."""
+def write_annotations(
+    folder: Path, found: dict[str, dict[int, dict[str, Any]]], vocabulary=VOCABULARY, kept: Path | None = None
+) -> Path:
+    """A folder as annotate_images writes it, of {kind: {post: row}}, shards of 100 ids; about the pictures of `kept`."""
     folder.mkdir(parents=True)
     models: dict[str, Any] = {}
     for kind, rows in found.items():
@@ -72,6 +86,10 @@ def write_annotations(folder: Path, found: dict[str, dict[int, dict[str, Any]]],
     if "tags" in found:
         table = pl.DataFrame(vocabulary, schema=VOCABULARY_SCHEMA, orient="row")
         table.write_parquet(folder / "tags" / "vocabulary.parquet")
+    if kept:
+        shards = {str(shard_number(file)): pl.read_parquet(file) for file in kept.glob("posts-*.parquet")}
+        pictures = {number: pictures_digest(frame) for number, frame in shards.items()}
+        (folder / PICTURES_FILE).write_text(json_text(pictures))
     (folder / MODELS_FILE).write_text(json_text(models))
     seal_metadata(folder)
     return folder

@@ -49,7 +49,7 @@ def write_latents(folder: Path, base: Path, nan_post: int | None = None) -> Path
     """A latents folder of two buckets with 13 and 6 images that says it was encoded by the image encoder of `base`; `nan_post`
     gets a latent that is not a number. Stable Cascade's encoder gives no deviations."""
     draw, family = torch.Generator().manual_seed(5), family_of(base)
-    metadata = {VAE_KEY: vae_digest(base)}
+    metadata = {VAE_KEY: vae_digest(base, family)}
     with whole_folder(folder) as new:
         rows: list[dict[str, Any]] = []
         for number, ((width, height), count) in enumerate(BUCKETS.items()):

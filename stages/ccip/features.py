@@ -2,11 +2,11 @@
 
 import functools
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from repro.hashing import sha256_json
+from repro.onnx import package_versions
 from repro.outputs import whole_file
 from repro.processes import run_here_or_there
 from repro.progress import Progress
@@ -34,7 +34,7 @@ def determining_parts(encoder: CcipEncoder, sources: Sequence[PictureSource]) ->
         "encoder": encoder.digests[FEATURE_MODEL],
         "pictures": sha256_json([source.sha256 for source in sources]),
         "code": code_digest(*(STAGES / path for path in ENCODING_CODE)),
-        "packages": {name: version(name) for name in ("numpy", "onnxruntime", "pillow")},
+        "packages": package_versions(("numpy", "onnxruntime", "pillow")),
     }
 
 

@@ -8,20 +8,43 @@ from pathlib import Path
 from repro.errors import StageError
 from repro.tensorfile import TensorSpec
 
+import torch
+
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.diffusers_folder import FolderConfigs, open_folder, read_json
+from checkpoints.diffusers_folder import DiffusersFolder, FolderConfigs, open_folder, read_json
 from checkpoints.formula import parse_formula
-from checkpoints.layouts import TensorSource, write_single_file
+from checkpoints.layouts import TensorSource, require_configs, write_single_file
 from checkpoints.merging import Merge
 from checkpoints.metadata import modelspec
 from checkpoints.model_family import CASCADE, CASCADE_DECODER, TRANSFORMERS_WEIGHTS
 from checkpoints.operands import Operands
 from checkpoints.rounding import Precision
-from families.effnet import EffnetConfig
+from families.effnet import BATCH_COUNT, EfficientNetEncoder, EffnetConfig
 
 ENCODER, DECODER = "effnet", "decoder"
 ENCODER_PREFIX = CASCADE.single_file_prefix[ENCODER]
 DECODER_FILE = "comfyui-decoder.safetensors"
+
+
+@dataclass(frozen=True)
+class WithBatchCounts:
+    """A model by single-file names with the image encoder's counts of seen batches, zeros where it lacks them.
+
+    No use when encoding, but ComfyUI knows the image encoder by one of them (sd.py, class VAE).
+    """
+
+    model: TensorSource
+    config: EffnetConfig
+
+    @cached_property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        with torch.device("meta"):
+            names = EfficientNetEncoder(self.config).state_dict()
+        counts = {f"{ENCODER_PREFIX}{name}": TensorSpec("I64", ()) for name in names if name.endswith(BATCH_COUNT)}
+        return {**self.model.specs, **{name: spec for name, spec in counts.items() if name not in self.model.specs}}
+
+    def chunks(self, name: str, part: int = 0, parts: int = 1) -> Iterator[memoryview]:
+        return self.model.chunks(name, part, parts) if name in self.model.specs else iter([memoryview(bytes(8))])
 
 
 @dataclass(frozen=True)
@@ -58,12 +81,22 @@ def whole_base(
         source = WithImageEncoder(model, Merge(parse_formula(ENCODER), Operands({ENCODER: encoder}, {}), precision))
     if not any(name.startswith(ENCODER_PREFIX) for name in source.specs):
         raise StageError("base.image_encoder: the formula's models have none; name its file, effnet_encoder.safetensors")
-    if decoder:
-        open_folder(decoder, (CASCADE_DECODER,))
-    elif DECODER not in configs.copied:
+    decoder = decoder or configs.copied.get(DECODER)
+    if decoder is None:
         raise StageError(f"base.decoder: {configs.folder} has no {DECODER} folder; name the folder of stage B and stage A")
-    copied = {**configs.copied, **({DECODER: decoder} if decoder else {})}
-    return source, replace(configs, configs={**configs.configs, ENCODER: encoder_config}, copied=copied)
+    _open_decoder(decoder)
+    configs = replace(configs, configs={**configs.configs, ENCODER: encoder_config}, copied={**configs.copied, DECODER: decoder})
+    configs.family.expected_shapes(configs.configs, str(image_encoder or configs.folder))
+    return WithBatchCounts(source, EffnetConfig.from_json(encoder_config)), configs
+
+
+def _open_decoder(folder: Path) -> DiffusersFolder:
+    """Raises:
+    StageError: not the folder of a decoder, or its tensors are not those that its configs call for."""
+    decoder = open_folder(folder, (CASCADE_DECODER,))
+    specs = {part: {name: file.specs[inner] for name, (file, inner) in of.items()} for part, of in decoder.tensors.items()}
+    require_configs(decoder.configs, specs, "fetch or make the decoder again")
+    return decoder
 
 
 def _open_encoder(path: Path) -> tuple[Checkpoint, dict]:
@@ -77,7 +110,7 @@ def _open_encoder(path: Path) -> tuple[Checkpoint, dict]:
 
 def write_decoder_file(folder: Path) -> None:
     """Write the decoder that stands in a model's folder as ComfyUI's single file beside it, in its own types."""
-    decoder = Checkpoint(open_folder(folder / DECODER, (CASCADE_DECODER,)))
+    decoder = Checkpoint(_open_decoder(folder / DECODER))
     configs = decoder.configs
 
     def metadata(data_digest: str) -> dict[str, str]:

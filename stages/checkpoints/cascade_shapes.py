@@ -1,7 +1,7 @@
 """Every tensor that the configs of Stable Cascade's folders call for: its name and shape.
 
-Sources: StableCascadeUNet of diffusers 0.39 (stage C and stage B are of one class), written out for the reason given in
-sdxl_shapes.py; the image encoder is our own and cheap to build.
+Sources: StableCascadeUNet (stage C and stage B are of one class) and PaellaVQModel (stage A) of diffusers 0.39, written out for
+the reason given in sdxl_shapes.py; the image encoder is our own and cheap to build.
 """
 
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ from families.effnet import EfficientNetEncoder, EffnetConfig
 
 
 def expected_shapes(configs: Mapping[str, Mapping[str, Any]], folder: str) -> dict[str, dict[str, Shape]]:
-    """{component: {tensor: shape}}, of the components with a config; stage A's is not looked at.
+    """{component: {tensor: shape}}, of the components with a config.
 
     Raises:
         StageError: a config lacks a key; names `folder`.
     """
-    shapes = {"text_encoder": _text_encoder, "prior": _stage, "decoder": _stage, "effnet": _effnet}
+    shapes = {"text_encoder": _text_encoder, "prior": _stage, "decoder": _stage, "vqgan": _stage_a, "effnet": _effnet}
     try:
         return {component: dict(of(configs[component])) for component, of in shapes.items() if component in configs}
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
@@ -93,6 +93,41 @@ def _blocks(name: str, config: Mapping[str, Any], level: int, count: int, skip: 
 def _repeat_mappers(name: str, width: int, repeats: list[int] | None, place: int) -> Named:
     for i in range(repeats[place] - 1 if repeats is not None else 0):
         yield from layer(f"{name}.{i}", width, width, 1, 1)
+
+
+def _stage_a(config: Mapping[str, Any]) -> Named:
+    levels, latents = config["levels"], config["latent_channels"]
+    widths = [config["embed_dim"] // 2 ** (levels - 1 - level) for level in range(levels)]
+    patch = config["up_down_scale_factor"] ** 2
+    yield from layer("in_block.1", widths[0], config["in_channels"] * patch, 1, 1)
+    for level, width in enumerate(widths):
+        if level:
+            yield from layer(f"down_blocks.{2 * level - 1}", width, widths[level - 1], 4, 4)
+        yield from _mixing_block(f"down_blocks.{2 * level}", width)
+    last = f"down_blocks.{2 * levels - 1}"
+    yield from layer(f"{last}.0", latents, widths[-1], 1, 1, bias=False)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        yield f"{last}.1.{name}", (latents,)
+    yield from layer("vquantizer.embedding", config["num_vq_embeddings"], latents, bias=False)
+    yield from layer("up_blocks.0.0", widths[-1], latents, 1, 1)
+    place = 1
+    for level in reversed(range(levels)):
+        for _ in range(config["bottleneck_blocks"] if level == levels - 1 else 1):
+            yield from _mixing_block(f"up_blocks.{place}", widths[level])
+            place += 1
+        if level:
+            # A transposed convolution has its inputs first, and its bias is as long as its outputs.
+            yield f"up_blocks.{place}.weight", (widths[level], widths[level - 1], 4, 4)
+            yield f"up_blocks.{place}.bias", (widths[level - 1],)
+            place += 1
+    yield from layer("out_block.0", config["out_channels"] * patch, widths[0], 1, 1)
+
+
+def _mixing_block(name: str, width: int) -> Named:
+    yield f"{name}.gammas", (6,)
+    yield from layer(f"{name}.depthwise.1", width, 1, 3, 3)
+    yield from layer(f"{name}.channelwise.0", 4 * width, width)
+    yield from layer(f"{name}.channelwise.2", width, 4 * width)
 
 
 def _effnet(config: Mapping[str, Any]) -> Named:

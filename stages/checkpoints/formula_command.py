@@ -38,8 +38,10 @@ class FormulaJob:
             raise StageError(f"family: the parameters say {self.family}, but {first.path} is a model of {operands.family.title}")
         return operands
 
-    def merge(self, operands: Operands, precision: Precision) -> Merge:
-        return Merge(self.formula, operands, precision, self.unmatched, self.unchanged, show_progress=True)
+    def merge(self, operands: Operands, precision: Precision, left_out: tuple[str, ...] = ()) -> Merge:
+        """Args:
+        left_out: see `Merge`."""
+        return Merge(self.formula, operands, precision, self.unmatched, self.unchanged, left_out, show_progress=True)
 
     def configs(self, operands: Operands) -> FolderConfigs | None:
         """Configs and tokenizers: of the named folder, the formula's first model that is one, or the first one of all, the

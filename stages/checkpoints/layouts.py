@@ -83,7 +83,11 @@ def _folder_chunks(source: TensorSource, tensor: FolderTensor) -> Iterator[memor
         yield from source.chunks(place.name)
 
 
-def require_configs(configs: FolderConfigs, models: Mapping[str, Mapping[str, TensorSpec]]) -> None:
+def require_configs(
+    configs: FolderConfigs,
+    models: Mapping[str, Mapping[str, TensorSpec]],
+    advice: str = "give the configs of this model (--configs)",
+) -> None:
     """Check that a folder's configs are those of the tensors that are to stand beside them.
 
     Raises:
@@ -100,7 +104,7 @@ def require_configs(configs: FolderConfigs, models: Mapping[str, Mapping[str, Te
             if needed != found:
                 raise StageError(
                     f"{configs.folder / component / 'config.json'} calls for {_tensor(name, needed)}; the model has"
-                    f" {_tensor(name, found)}: give the configs of this model (--configs)"
+                    f" {_tensor(name, found)}: {advice}"
                 )
 
 

@@ -48,7 +48,8 @@ class Merge:
 
     Args:
         unmatched: see `match_tensors`. unchanged: whether a tensor that the formula leaves as it is in the first model,
-            though other models differ there, is an error. show_progress: tell of bytes made on stderr.
+            though other models differ there, is an error. left_out: beginnings of the names of
+            tensors that nobody will ask for; they are no part of the merge. show_progress: tell of bytes made on stderr.
     Raises:
         StageError: tensors that do not match; a LoKr module that lands nowhere, twice or in another shape; embeddings to
             restore where there are none; block weights for a family without them.
@@ -61,11 +62,13 @@ class Merge:
         precision: Precision,
         unmatched: Unmatched = "refuse",
         unchanged: Unchanged = "refuse",
+        left_out: tuple[str, ...] = (),
         show_progress: bool = False,
     ):
         self._formula, self._operands, self._unchanged = formula, operands, unchanged
         self.family = operands.family
         holders = match_tensors(operands.models, unmatched)
+        holders = {name: having for name, having in holders.items() if not name.startswith(left_out)}
         specs = {name: operands.models[having[0]].specs[name] for name, having in holders.items()}
         for node in all_nodes(formula.root):
             if isinstance(node, RestoreEmbeddings) and not specs.keys() & set(self.family.embeddings):

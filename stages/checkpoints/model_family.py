@@ -21,7 +21,8 @@ class ModelFamily:
 
     `weights` is the weight file of each component; an `optional` one may be missing from a folder. `layout` and
     `layout_of_names` give the map of a model by its configs, or by the tensor names of a single file. `idle` are tensors that
-    no program computes with, `passed_through` folders that are copied as they are. `base_precision`: in which base models are
+    no program computes with, `passed_through` folders that are copied as they are, `without_a_folder` beginnings of the names
+    of a single file's tensors that have no place in a folder. `base_precision`: in which base models are
     written (see `Precision`). `architecture` and `implementation` are ModelSpec's.
     """
 
@@ -40,6 +41,7 @@ class ModelFamily:
     implementation: str
     optional: tuple[str, ...] = ()
     passed_through: tuple[str, ...] = ()
+    without_a_folder: tuple[str, ...] = ()
 
     def component_of(self, name: str) -> str | None:
         """The component (folder name in diffusers) that a single file's tensor belongs to."""
@@ -82,6 +84,7 @@ CASCADE = ModelFamily(
     implementation="https://github.com/Stability-AI/StableCascade",
     optional=("effnet",),
     passed_through=("decoder",),
+    without_a_folder=cascade_names.WITHOUT_A_FOLDER,
 )
 CASCADE_DECODER = ModelFamily(
     title="Stable Cascade's decoder",

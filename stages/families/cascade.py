@@ -8,11 +8,10 @@ Dropout, of which stage C's config has 0.1, stays off.
 """
 
 from dataclasses import dataclass
-from math import ceil
+from functools import partial
 from pathlib import Path
 
 from repro.devices import at_precision
-from repro.errors import StageError
 from repro.params import Precision, SampledPictures, Train
 
 import torch
@@ -20,16 +19,25 @@ from diffusers import StableCascadeUNet
 from PIL import Image
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from families.cascade_decoder import CascadeDecoder, decode_pixels, load_decoder, sample_decoder
+from families.cascade_decoder import CascadeDecoder, decode_pixels, empty_decoder_modules, load_decoder, sample_decoder
 from families.cascade_sampling import sample_cascade
 from families.cascade_schedule import AdaptiveWeights, P2Weights, noise_conditions, signal_and_noise_scales
 from families.cascade_schedule import draw_timestep as draw_timestep  # the contract asks it of this module
 from families.cascade_text import encode_captions, zero_image_embeddings
-from families.components import empty_component, load_component, moved, pipeline_setting, prepare_device
+from families.components import (
+    checkpoint_text_encoder,
+    empty_component,
+    load_component,
+    load_tokenizer,
+    moved,
+    prepare_device,
+)
 from families.effnet import EfficientNetEncoder, load_effnet, read_effnet_config
 from families.family import Batch, Group, Modules, refuse_not_finite
-from families.samplers import Denoiser
-from families.text_cache import Encoded, TextCache, cached_captions
+from families.picture_sizes import resolution_multiple, stage_c_side
+from families.pixels import to_picture
+from families.samplers import guided
+from families.text_cache import Encoded, TextCache, encode_training_captions
 from families.text_windows import length_needed
 
 GROUPS: dict[str, Group] = {"text_encoder": "text", "prior": "unet"}
@@ -41,10 +49,8 @@ LOKR_CLASSES = {
     "CLIPAttention": "text_attention",
     "CLIPMLP": "text_mlp",
 }
-ENCODER = "effnet"
+ENCODER = "effnet"  # a module as the components are, but of neither library
 COMPONENTS: dict[str, type] = {"prior": StableCascadeUNet, "text_encoder": CLIPTextModelWithProjection}
-# Pixels of one of stage C's latents in a drawn picture where model_index.json says nothing: a picture of 1024 pixels has 24.
-RESOLUTION_MULTIPLE = 42.67
 
 
 @dataclass
@@ -95,17 +101,22 @@ def empty_modules(folder: Path) -> dict[str, torch.nn.Module]:
     return modules | {ENCODER: encoder.eval().requires_grad_(False)}
 
 
+def empty_drawing_modules(folder: Path) -> list[torch.nn.Module]:
+    """Stages B and A and the text encoder of stage B, by the folder's configs."""
+    return empty_decoder_modules(Path(folder) / "decoder")
+
+
 def assemble(folder: Path, modules: Modules, precision: Precision) -> Cascade:
     """A model of these modules with the folder's tokenizer, on the CPU; it cannot draw.
 
     Raises:
-        StageError: the folder has no model_index.json.
+        StageError: the folder has no model_index.json or no tokenizer.
     """
     folder = Path(folder)
     return Cascade(
         **modules,
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-        resolution_multiple=pipeline_setting(folder, "resolution_multiple", RESOLUTION_MULTIPLE),
+        tokenizer=load_tokenizer(folder / "tokenizer"),
+        resolution_multiple=resolution_multiple(folder),
         decoder=None,
         device=torch.device("cpu"),
         precision=precision,
@@ -118,16 +129,26 @@ def modules_of(model: Cascade) -> dict[str, torch.nn.Module]:
 
 
 def move_to(model: Cascade, device: torch.device) -> None:
-    """Move all parts to the device; parameters stay the same objects. The image encoder, which neither trains nor draws,
-    stays on the CPU.
+    """Move stage C and its text encoder to the device; parameters stay the same objects. The image encoder, which neither
+    trains nor draws, stays on the CPU, and the decoder until the first picture.
 
     Raises:
         StageError: there is no such device.
     """
     prepare_device(device)
-    for module in (model.prior, model.text_encoder, *(model.decoder.modules() if model.decoder else ())):
+    for module in (model.prior, model.text_encoder):
         module.to(device)
     model.device = device
+
+
+def put_drawing_away(model: Cascade) -> None:
+    """Take the decoder from the device."""
+    _move_decoder(model, torch.device("cpu"))
+
+
+def _move_decoder(model: Cascade, device: torch.device) -> None:
+    for module in model.decoder.modules():
+        module.to(device)
 
 
 def checkpoint_gradients(model: Cascade) -> None:
@@ -136,9 +157,7 @@ def checkpoint_gradients(model: Cascade) -> None:
     The same operations on the same numbers give the same bits, so that memory is all it changes.
     """
     model.prior.enable_gradient_checkpointing()
-    model.text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    # transformers checkpoints in training mode only; CLIP's dropout rates are 0, so that nothing else changes with it.
-    model.text_encoder.train()
+    checkpoint_text_encoder(model.text_encoder)
 
 
 def latent_shape(modules: Modules, bucket: tuple[int, int]) -> tuple[int, int, int]:
@@ -162,13 +181,6 @@ def encode(model: Cascade, captions: list[str], max_token_length: int) -> Encode
         return encode_captions(model.tokenizer, model.text_encoder, captions, max_token_length)
 
 
-def encode_training_captions(model: Cascade, captions: list[str], max_token_length: int) -> Encoded:
-    """As `encode`; with a text cache one caption at a time, so that no bit depends on what else is in the batch or was kept."""
-    if model.text_cache is None:
-        return encode(model, captions, max_token_length)
-    return cached_captions(model.text_cache, captions, max_token_length, lambda some: encode(model, some, max_token_length))
-
-
 def _predict(model: Cascade, noisy: torch.Tensor, conditions: torch.Tensor, encoded: Encoded) -> torch.Tensor:
     """Stage C's output, the noise, float32 [n, c, h, w]; noise conditions [n]."""
     context, pooled = encoded
@@ -187,20 +199,9 @@ def losses(model: Cascade, batch: Batch, settings: Train) -> torch.Tensor:
     latents, noise, conditions, signal, scale = (
         moved(tensor, model.device) for tensor in (batch.latents, batch.noise, noise_conditions(batch.timesteps), signal, scale)
     )
-    encoded = encode_training_captions(model, batch.captions, settings.max_token_length)
+    encoded = encode_training_captions(model.text_cache, batch.captions, settings.max_token_length, partial(encode, model))
     predicted = _predict(model, signal * latents + scale * noise, conditions, encoded)
     return (predicted - noise).square().mean(dim=(1, 2, 3))
-
-
-def _guided_denoiser(model: Cascade, encoded: Encoded, guidance: float) -> Denoiser:
-    """The model under classifier-free guidance, both halves as one batch; `encoded` is of the negative prompt and the prompt."""
-
-    def denoiser(scaled: torch.Tensor, time: float) -> torch.Tensor:
-        times = moved(torch.tensor([time, time]), model.device)
-        unconditional, conditional = _predict(model, torch.cat([scaled, scaled]), times, encoded).chunk(2)
-        return unconditional + guidance * (conditional - unconditional)
-
-    return denoiser
 
 
 @torch.no_grad()
@@ -210,28 +211,16 @@ def sample_latents(model: Cascade, prompt: str, seed: int, settings: SampledPict
     Nothing of a long prompt is cut off: both prompts get the windows that the longer one needs. Noise depends on `seed`
     alone, and is drawn on the CPU; a picture is computed by itself, so that no batch composition reaches its bits.
     """
-    sides = (ceil(side / model.resolution_multiple) for side in (settings.height, settings.width))
+    sides = (stage_c_side(side, model.resolution_multiple) for side in (settings.height, settings.width))
     shape = (1, model.prior.config.in_channels, *sides)
     prompts = [settings.negative_prompt, prompt]
     encoded = encode(model, prompts, length_needed([model.tokenizer], prompts))
     noise = moved(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), model.device)
-    denoiser = _guided_denoiser(model, encoded, settings.guidance)
-    return sample_cascade(denoiser, noise, settings.sampler, settings.steps, seed)
 
+    def predict(scaled: torch.Tensor, time: float) -> torch.Tensor:
+        return _predict(model, scaled, moved(torch.tensor([time, time]), model.device), encoded)
 
-def _refuse_other_sizes(model: Cascade, settings: SampledPictures) -> None:
-    """Raises:
-    StageError: latents of these sides would not be a picture of the wanted size, or could not be cut into stage B's patches."""
-    decoder = model.decoder
-    for name, side in {"width": settings.width, "height": settings.height}.items():
-        latents = decoder.latent_side(ceil(side / model.resolution_multiple))
-        pixels = latents * decoder.pixels_a_latent
-        if pixels != side or latents % decoder.stage_b.config.patch_size:
-            unit = model.resolution_multiple
-            raise StageError(
-                f"{name} {side}: this model draws whole latents of {unit} pixels, for it {pixels} pixels; choose a side that is"
-                f" about a whole multiple of {unit}, such as {int(3 * unit)}"
-            )
+    return sample_cascade(guided(predict, settings.guidance), noise, settings.sampler, settings.steps, seed)
 
 
 @torch.no_grad()
@@ -239,13 +228,12 @@ def draw_picture(model: Cascade, prompt: str, seed: int, settings: SampledPictur
     """One picture by stages C, B and A, from noise that depends on `seed` alone, drawn on the CPU.
 
     Raises:
-        StageError: stage C or the decoder gives values that are not finite, or the model draws no pictures of this size.
+        StageError: stage C or the decoder gives values that are not finite.
     """
-    _refuse_other_sizes(model, settings)
+    _move_decoder(model, model.device)
     latents = sample_latents(model, prompt, seed, settings)
     refuse_not_finite(latents, f"sampling '{prompt}'", model.precision)
     finer = sample_decoder(model.decoder, latents, prompt, seed, settings, model.precision)
     pixels = decode_pixels(model.decoder, finer)
     refuse_not_finite(pixels, f"decoding '{prompt}'", model.precision)
-    array = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(array, "RGB")
+    return to_picture(pixels)

@@ -18,12 +18,17 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from families.cascade_sampling import sample_cascade
 from families.cascade_text import encode_captions
-from families.components import load_component, moved, pipeline_setting
+from families.components import empty_component, load_component, load_tokenizer, moved
+from families.picture_sizes import latent_dim_scale, stage_b_side
 from families.samplers import Denoiser
 from families.text_windows import length_needed
 
-# What a side of stage B's latents is of stage C's where model_index.json says nothing.
-LATENT_DIM_SCALE = 10.67
+# By their fields of CascadeDecoder: class, and folder of the decoder's.
+COMPONENTS = {
+    "stage_b": (StableCascadeUNet, "decoder"),
+    "stage_a": (PaellaVQModel, "vqgan"),
+    "text_encoder": (CLIPTextModelWithProjection, "text_encoder"),
+}
 
 
 @dataclass
@@ -41,25 +46,22 @@ class CascadeDecoder:
 
     def latent_side(self, side: int) -> int:
         """A side of stage B's latents, from one of stage C's."""
-        return int(side * self.scale)
-
-    @property
-    def pixels_a_latent(self) -> int:
-        """Pixels a side of one of stage B's latents, which stage A makes of it."""
-        config = self.stage_a.config
-        return config.up_down_scale_factor * 2 ** (config.levels - 1)
+        return stage_b_side(side, self.scale)
 
 
 def load_decoder(folder: Path) -> CascadeDecoder:
     """Raises:
     StageError: a part is missing or of another class."""
     return CascadeDecoder(
-        stage_b=load_component(StableCascadeUNet, folder / "decoder"),
-        stage_a=load_component(PaellaVQModel, folder / "vqgan"),
-        text_encoder=load_component(CLIPTextModelWithProjection, folder / "text_encoder"),
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-        scale=pipeline_setting(folder, "latent_dim_scale", LATENT_DIM_SCALE),
+        **{field: load_component(kind, folder / part) for field, (kind, part) in COMPONENTS.items()},
+        tokenizer=load_tokenizer(folder / "tokenizer"),
+        scale=latent_dim_scale(folder),
     )
+
+
+def empty_decoder_modules(folder: Path) -> list[torch.nn.Module]:
+    """What `CascadeDecoder.modules` gives, by the folder's configs, weights as torch's surrounding context makes them."""
+    return [empty_component(kind, folder / part) for kind, part in COMPONENTS.values()]
 
 
 def _denoiser(decoder: CascadeDecoder, effnet: torch.Tensor, pooled: torch.Tensor, guidance: float) -> Denoiser:

@@ -13,6 +13,8 @@ from repro.randomness import Stream
 import numpy as np
 import torch
 
+from families.components import moved
+
 OFFSET = 0.008
 # Share of the signal's variance at time 0 before it is scaled to 1.
 FIRST_SHARE = math.cos(OFFSET / (1.0 + OFFSET) * math.pi / 2.0) ** 2
@@ -70,7 +72,7 @@ class P2Weights:
 
     def of(self, timesteps: torch.Tensor) -> torch.Tensor:
         """float32 [n] of times [n]."""
-        return torch.tensor([1.0 - signal_share(time) for time in timesteps.tolist()]).to(self._device)
+        return moved(torch.tensor([1.0 - signal_share(time) for time in timesteps.tolist()]), self._device)
 
 
 class AdaptiveWeights:
@@ -86,7 +88,7 @@ class AdaptiveWeights:
 
     def of(self, timesteps: torch.Tensor) -> torch.Tensor:
         """float32 [n] of times [n]."""
-        return (1.0 / self.state[_buckets(timesteps)]).clamp(LEAST_WEIGHT, MOST_WEIGHT).to(self._device)
+        return moved((1.0 / self.state[_buckets(timesteps)]).clamp(LEAST_WEIGHT, MOST_WEIGHT), self._device)
 
     def follow(self, timesteps: torch.Tensor, losses: torch.Tensor) -> None:
         """Take in the unweighted losses [n] of the pictures of one micro-batch."""

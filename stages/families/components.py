@@ -1,39 +1,85 @@
 """What all families do with the parts of a diffusers folder: load them, make them by their configs, put them on a device."""
 
-import json
 from pathlib import Path
 
 from repro.errors import StageError
 
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from safetensors import SafetensorError
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-TEXT_ENCODERS = (CLIPTextModel, CLIPTextModelWithProjection)
+TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
+CONFIG = "config.json"
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
+# What the two libraries raise at files that are missing, broken or another model's.
+LOADING_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError)
 
 
 def load_component(kind: type, folder: Path) -> torch.nn.Module:
     """The component in `folder`, of a class of diffusers or transformers: float32, in evaluation mode, without gradients.
 
     Raises:
-        StageError: the folder is missing or holds no such component.
+        StageError: the folder is missing or holds no such component, or a tensor is missing or of another shape: for one that
+            is missing transformers would make random numbers up.
     """
-    if not folder.is_dir():
-        raise StageError(f"{folder}: missing; expected a folder with a {kind.__name__}")
+    _require_file(folder, CONFIG, kind)
     try:
-        module = kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise StageError(f"{folder}: cannot be loaded as {kind.__name__}: {str(error).splitlines()[0]}") from error
+        module, found = kind.from_pretrained(
+            folder, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except LOADING_ERRORS as error:
+        raise _cannot_be_loaded(folder, kind, error) from error
+    for fault, words in {"missing_keys": "is missing", "mismatched_keys": "has another shape than its config says"}.items():
+        if names := sorted(map(str, found[fault])):
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise StageError(f"{folder}: tensor '{names[0]}' of its {kind.__name__} {words}{more}; fetch or make it again")
     return module.eval().requires_grad_(False)
 
 
 def empty_component(kind: type, folder: Path) -> torch.nn.Module:
-    """The component by the folder's config, weights as torch's surrounding context makes them."""
-    if kind in TEXT_ENCODERS:
-        # The config names the type of the file's weights; these are computed in float32, or in autocast's type.
-        module = kind(CLIPTextConfig.from_pretrained(folder, local_files_only=True, dtype=torch.float32))
-    else:
-        module = kind.from_config(kind.load_config(folder, local_files_only=True))
+    """The component by the folder's config, weights as torch's surrounding context makes them.
+
+    Raises:
+        StageError: the config is missing or describes no such component.
+    """
+    _require_file(folder, CONFIG, kind)
+    try:
+        if issubclass(kind, TextEncoder):
+            # The config names the type of the file's weights; these are computed in float32, or in autocast's type.
+            module = kind(CLIPTextConfig.from_pretrained(folder, local_files_only=True, dtype=torch.float32))
+        else:
+            module = kind.from_config(kind.load_config(folder, local_files_only=True))
+    except LOADING_ERRORS as error:
+        raise _cannot_be_loaded(folder, kind, error) from error
     return module.eval().requires_grad_(False)
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Raises:
+    StageError: the folder or a file of it is missing, or holds no such tokenizer."""
+    for file in TOKENIZER_FILES:
+        _require_file(folder, file, CLIPTokenizer)
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except LOADING_ERRORS as error:
+        raise _cannot_be_loaded(folder, CLIPTokenizer, error) from error
+
+
+def _require_file(folder: Path, file: str, kind: type) -> None:
+    if not (folder / file).is_file():
+        raise StageError(f"{folder}: {f'no {file}' if folder.is_dir() else 'missing'}; expected a folder with a {kind.__name__}")
+
+
+def _cannot_be_loaded(folder: Path, kind: type, error: Exception) -> StageError:
+    why = next(iter(str(error).splitlines()), type(error).__name__)
+    return StageError(f"{folder}: cannot be loaded as {kind.__name__}: {why}; fetch or make it again")
+
+
+def checkpoint_text_encoder(encoder: TextEncoder) -> None:
+    """Have its backward pass compute each block's activations again instead of keeping them, which changes no bit."""
+    encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # transformers checkpoints in training mode only; CLIP's dropout rates are 0, so that nothing else changes with it.
+    encoder.train()
 
 
 def prepare_device(device: torch.device) -> None:
@@ -52,19 +98,3 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def pipeline_setting(folder: Path, key: str, default: float) -> float:
-    """The number that a diffusers folder's model_index.json gives for `key`, or the default where it says nothing.
-
-    Raises:
-        StageError: the file cannot be read, or the value is no number above 0.
-    """
-    path = folder / "model_index.json"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8")).get(key, default)
-    except (OSError, ValueError, AttributeError) as error:
-        raise StageError(f"{path}: cannot be read as a diffusers folder's index: {error}") from None
-    if not isinstance(value, int | float) or not value > 0:
-        raise StageError(f"{path}: {key} is {value!r}, expected a number above 0")
-    return value

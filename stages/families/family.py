@@ -79,19 +79,20 @@ class Family(Protocol):
     """A family's module.
 
     GROUPS: the group of each component whose weights can be trained, text encoders first; a component is a folder of the
-    diffusers folder and a key of `modules`. LOKR_CLASSES: setting of train.lokr for each class of modules. ENCODER: the
-    folder of what encodes pictures to latents.
+    diffusers folder and a key of `modules`. LOKR_CLASSES: setting of train.lokr for each class of modules.
     """
 
     GROUPS: Mapping[str, Group]
     LOKR_CLASSES: Mapping[str, str]
-    ENCODER: str
 
     def load(self, folder: Path, device: str = "cpu", precision: Precision = "fp32", draws: bool = True) -> Model:
         """Load a diffusers folder; without `draws`, what only `draw_picture` needs may stay away."""
 
     def empty_modules(self, folder: Path) -> dict[str, torch.nn.Module]:
         """The components that training holds, by the folder's configs, weights as torch's surrounding context makes them."""
+
+    def empty_drawing_modules(self, folder: Path) -> list[torch.nn.Module]:
+        """What a picture needs beside those, likewise."""
 
     def assemble(self, folder: Path, modules: Modules, precision: Precision) -> Model:
         """A model of these modules with the folder's tokenizers, on the CPU."""
@@ -100,7 +101,10 @@ class Family(Protocol):
         """The loaded components by name."""
 
     def move_to(self, model: Model, device: torch.device) -> None:
-        """Move all parts; parameters stay the same objects."""
+        """Move the parts; parameters stay the same objects. What only draws may wait for the first picture."""
+
+    def put_drawing_away(self, model: Model) -> None:
+        """Free the device of what only draws, until the next picture."""
 
     def checkpoint_gradients(self, model: Model) -> None:
         """Have the backward pass compute activations again."""

@@ -1,4 +1,4 @@
-"""Which family's model a diffusers folder holds, by the pipeline that its model_index.json names."""
+"""What a diffusers folder's model_index.json says: which family's model it holds, and the pipeline's own settings."""
 
 import json
 from pathlib import Path
@@ -23,3 +23,19 @@ def refuse_other_family(folder: Path, family: FamilyName) -> None:
         raise StageError(f"{path}: cannot be read as a pipeline's index: {error}") from None
     if not str(pipeline).startswith(PIPELINES[family]):
         raise StageError(f"{path}: a {pipeline}, but family is {family}: give a {PIPELINES[family]} folder, or set family to its")
+
+
+def pipeline_setting(folder: Path, key: str, default: float) -> float:
+    """The number that a diffusers folder's model_index.json gives for `key`, or the default where it says nothing.
+
+    Raises:
+        StageError: the file cannot be read, or the value is no number above 0.
+    """
+    path = folder / INDEX
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")).get(key, default)
+    except (OSError, ValueError, AttributeError) as error:
+        raise StageError(f"{path}: cannot be read as a diffusers folder's index: {error}") from None
+    if not isinstance(value, int | float) or not value > 0:
+        raise StageError(f"{path}: {key} is {value!r}, expected a number above 0")
+    return value

@@ -33,6 +33,20 @@ KARRAS_RHO = 7.0
 Denoiser = Callable[[torch.Tensor, float], torch.Tensor]
 
 
+def guided(predict: Denoiser, guidance: float) -> Denoiser:
+    """Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), both halves as one batch.
+
+    Args:
+        predict: of [2, c, h, w], the picture twice: the first under the negative prompt, the second under the prompt.
+    """
+
+    def denoiser(scaled: torch.Tensor, timestep: float) -> torch.Tensor:
+        unconditional, conditional = predict(torch.cat([scaled, scaled]), timestep).chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
+
+    return denoiser
+
+
 @dataclass(frozen=True)
 class Step:
     """Ask the model at `timestep` and noise level `sigma`, then go down to `target`.

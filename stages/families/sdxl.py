@@ -8,6 +8,7 @@ sd-scripts 48d368fa).
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from repro.devices import at_precision
@@ -21,11 +22,19 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from families import noise
-from families.components import empty_component, load_component, moved, prepare_device
+from families.components import (
+    checkpoint_text_encoder,
+    empty_component,
+    load_component,
+    load_tokenizer,
+    moved,
+    prepare_device,
+)
 from families.family import Batch, Group, Modules, Sizes, refuse_not_finite
 from families.noise import TIMESTEPS, Prediction, signal_and_noise_scales, velocity
-from families.samplers import Denoiser, sample, sampling_steps
-from families.text_cache import Encoded, TextCache, cached_captions
+from families.pixels import to_picture
+from families.samplers import guided, sample, sampling_steps
+from families.text_cache import Encoded, TextCache, encode_training_captions
 from families.text_windows import join_windows, length_needed
 from families.tokens import token_windows
 
@@ -42,7 +51,6 @@ LOKR_CLASSES = {
     "CLIPAttention": "text_attention",
     "CLIPMLP": "text_mlp",
 }
-ENCODER = "vae"
 COMPONENTS: dict[str, type] = {
     "unet": UNet2DConditionModel,
     "text_encoder": CLIPTextModel,
@@ -135,16 +143,21 @@ def empty_modules(folder: Path) -> dict[str, torch.nn.Module]:
     return {part: empty_component(kind, folder / part) for part, kind in COMPONENTS.items()}
 
 
+def empty_drawing_modules(folder: Path) -> list[torch.nn.Module]:
+    """None: the VAE is among those that training holds."""
+    return []
+
+
 def assemble(folder: Path, modules: Modules, precision: Precision) -> Sdxl:
     """A model of these modules with the folder's tokenizers and schedule, on the CPU.
 
     Raises:
-        StageError: the scheduler config cannot be read, or is not one of SDXL's.
+        StageError: the scheduler config or a tokenizer cannot be read, or is not one of SDXL's.
     """
     prediction, zero_terminal_snr = _read_schedule(folder / SCHEDULER_CONFIG)
     return Sdxl(
         **modules,
-        **{part: CLIPTokenizer.from_pretrained(folder / part, local_files_only=True) for part in TOKENIZERS},
+        **{part: load_tokenizer(folder / part) for part in TOKENIZERS},
         device=torch.device("cpu"),
         precision=precision,
         prediction=prediction,
@@ -156,6 +169,10 @@ def modules_of(model: Sdxl) -> dict[str, torch.nn.Module]:
     return {part: getattr(model, part) for part in COMPONENTS}
 
 
+def put_drawing_away(model: Sdxl) -> None:
+    """The VAE, which alone it could be, is small and stays."""
+
+
 def checkpoint_gradients(model: Sdxl) -> None:
     """Have the backward pass compute each block's activations again instead of keeping them.
 
@@ -163,9 +180,7 @@ def checkpoint_gradients(model: Sdxl) -> None:
     """
     model.unet.enable_gradient_checkpointing()
     for encoder in (model.text_encoder, model.text_encoder_2):
-        encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # transformers checkpoints in training mode only; CLIP's dropout rates are 0, so that nothing else changes with it.
-        encoder.train()
+        checkpoint_text_encoder(encoder)
 
 
 def latent_shape(modules: Modules, bucket: tuple[int, int]) -> tuple[int, int, int]:
@@ -221,16 +236,6 @@ def encode_captions(model: Sdxl, captions: list[str], max_token_length: int) -> 
     return torch.cat(parts, dim=-1), pooled
 
 
-def encode_training_captions(model: Sdxl, captions: list[str], max_token_length: int) -> Encoded:
-    """As `encode_captions`; with a text cache one caption at a time, so that no bit depends on what else is in the batch
-    or was kept."""
-    if model.text_cache is None:
-        return encode_captions(model, captions, max_token_length)
-    return cached_captions(
-        model.text_cache, captions, max_token_length, lambda some: encode_captions(model, some, max_token_length)
-    )
-
-
 def _predict(model: Sdxl, noisy: torch.Tensor, timesteps: torch.Tensor, encoded: Encoded, sizes: list[Sizes]) -> torch.Tensor:
     """The UNet's output, float32 [images, 4, h, w]; timesteps [images], or [1] for all of them, which may lie
     between whole ones."""
@@ -254,21 +259,11 @@ def losses(model: Sdxl, batch: Batch, settings: Train) -> torch.Tensor:
     latents, eps, timesteps, signal, scale = (
         moved(tensor, model.device) for tensor in (batch.latents, batch.noise, batch.timesteps, *scales)
     )
-    encoded = encode_training_captions(model, batch.captions, settings.max_token_length)
+    encode = partial(encode_captions, model)
+    encoded = encode_training_captions(model.text_cache, batch.captions, settings.max_token_length, encode)
     predicted = _predict(model, signal * latents + scale * eps, timesteps, encoded, batch.sizes)
     target = eps if model.prediction == "epsilon" else velocity(signal, scale, latents, eps)
     return (predicted - target).square().mean(dim=(1, 2, 3))
-
-
-def _guided_denoiser(model: Sdxl, encoded: Encoded, sizes: Sizes, guidance: float) -> Denoiser:
-    """The model under classifier-free guidance, both halves as one batch; `encoded` is of the negative prompt and the prompt."""
-
-    def denoiser(scaled: torch.Tensor, timestep: float) -> torch.Tensor:
-        at = moved(torch.tensor([timestep]), model.device)
-        unconditional, conditional = _predict(model, torch.cat([scaled, scaled]), at, encoded, [sizes] * 2).chunk(2)
-        return unconditional + guidance * (conditional - unconditional)
-
-    return denoiser
 
 
 @torch.no_grad()
@@ -283,9 +278,12 @@ def sample_latents(model: Sdxl, prompt: str, seed: int, settings: SampledPicture
     table = sampling_steps(settings.sampler, settings.steps, model.zero_terminal_snr)
     prompts = [settings.negative_prompt, prompt]
     encoded = encode_captions(model, prompts, length_needed((model.tokenizer, model.tokenizer_2), prompts))
-    denoiser = _guided_denoiser(model, encoded, sizes, settings.guidance)
+
+    def predict(scaled: torch.Tensor, timestep: float) -> torch.Tensor:
+        return _predict(model, scaled, moved(torch.tensor([timestep]), model.device), encoded, [sizes] * 2)
+
     start = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
-    return sample(denoiser, start, table, model.prediction, seed)
+    return sample(guided(predict, settings.guidance), start, table, model.prediction, seed)
 
 
 @torch.no_grad()
@@ -299,5 +297,4 @@ def draw_picture(model: Sdxl, prompt: str, seed: int, settings: SampledPictures)
     refuse_not_finite(latents, f"sampling '{prompt}'", model.precision)
     pixels = model.vae.decode(latents / model.vae.config.scaling_factor, return_dict=False)[0]
     refuse_not_finite(pixels, f"the VAE's decoder at '{prompt}'", "fp32")
-    array = ((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(array, "RGB")
+    return to_picture(pixels[0] / 2 + 0.5)

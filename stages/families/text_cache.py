@@ -34,13 +34,17 @@ class TextCache:
         return encoded
 
 
-def cached_captions(
-    cache: TextCache, captions: list[str], max_token_length: int, encode: Callable[[list[str]], Encoded]
+def encode_training_captions(
+    cache: TextCache | None, captions: list[str], max_token_length: int, encode: Callable[[list[str], int], Encoded]
 ) -> Encoded:
-    """Context and pooled output of captions, without gradients; `encode` gets one caption at a time, so that no bit depends on
-    what else is in the batch or was kept."""
+    """Context and pooled output of captions, as one batch; with a cache without gradients and one caption at a time, so that no
+    bit depends on what else is in the batch or was kept."""
+    if cache is None:
+        return encode(captions, max_token_length)
     with torch.no_grad():
-        encoded = [cache.encoded(caption, max_token_length, lambda one=caption: encode([one])) for caption in captions]
+        encoded = [
+            cache.encoded(caption, max_token_length, lambda one=caption: encode([one], max_token_length)) for caption in captions
+        ]
         return torch.cat([context for context, _ in encoded]), torch.cat([pooled for _, pooled in encoded])
 
 

@@ -20,6 +20,7 @@ from repro.pictures import save_png
 from repro.processes import run_here_or_there
 from repro.progress import Progress
 
+from families.picture_sizes import refuse_undrawable_size
 from families.pipelines import refuse_other_family
 from generation.requests import PictureRequest
 
@@ -53,15 +54,16 @@ class PictureJob:
 _held: dict[tuple[Model, Device, Precision], "LoadedModel"] = {}
 
 
-def check_model_folders(models: dict[str, Path], family: FamilyName) -> None:
-    """Notice a missing model, or one of another family, before hours of pictures by the other one.
+def check_model_folders(models: dict[str, Path], family: FamilyName, generation: Generation) -> None:
+    """Notice a missing model, or one of another family or of other sizes, before hours of pictures by the other one.
 
     Raises:
-        StageError: a model's folder is no diffusers folder of the family.
+        StageError: a model's folder is no diffusers folder of the family, or draws no pictures of the size that is asked for.
     """
     for name, folder in models.items():
         try:
             refuse_other_family(folder, family)
+            refuse_undrawable_size(folder, family, generation)
         except StageError as error:
             raise StageError(f"the {name} model: {error}") from None
 

@@ -15,9 +15,8 @@ from repro.params import ALWAYS_BLOCKED, Generation
 from booru.captioning.captions import SEPARATOR
 from booru.captioning.profiles import Profile
 from booru.captioning.quality import quality_words
-from booru.captioning.tagger_words import character_words
+from booru.captioning.tagger_words import character_words, spelled
 from booru.filtering.blocked import with_kin
-from booru.tags import SHORT_NAME
 from characters.references import Reference
 
 NAME, CORE_TAGS, NEW_ARTIST = "name", "core_tags", "new_artist"
@@ -40,11 +39,6 @@ class PictureRequest:
     number: int
     prompt: str
     seed: int
-
-
-def spoken(tag: str) -> str:
-    """A tag as captions write it."""
-    return tag.replace("_", " ") if len(tag) > SHORT_NAME else tag
 
 
 def picture_seed(character: str, template: str, number: int) -> int:
@@ -73,15 +67,15 @@ def prompt_for(reference: Reference, artist: str, tags: list[str], generation: G
         tags: general ones.
     """
     subject = SUBJECTS.get(reference.gender_tag, [reference.gender_tag])
-    name = character_words(reference.character) if rules.expand_characters else [spoken(reference.character)]
-    series = spoken(reference.series)
+    name = character_words(reference.character) if rules.expand_characters else [spelled(reference.character)]
+    series = spelled(reference.series)
     has_special = "special" in (*rules.keep, *rules.general)
     words = {
         "special": subject,
         "character": name,
         "copyright": [] if series in name else [series],
-        "artist": [spoken(artist)],
-        "general": ([] if has_special else subject) + [spoken(tag) for tag in tags],
+        "artist": [spelled(artist)],
+        "general": ([] if has_special else subject) + [spelled(tag) for tag in tags],
         "year": _newest_word(rules),
         "rating": rules.ratings[generation.rating],
         "quality": _best_words(rules, "quality"),

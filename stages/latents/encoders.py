@@ -17,9 +17,6 @@ from families.effnet import EfficientNetEncoder, load_effnet, normalised
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-# The folder of a family's encoder in its diffusers folder.
-ENCODER_FOLDERS: dict[FamilyName, str] = {"sdxl": "vae", "cascade": "effnet"}
-
 
 class PictureEncoder(Protocol):
     """`tensors`: names of what `encode` gives of a picture; `channels`: of each of them; `stride`: pixels a side of a latent."""

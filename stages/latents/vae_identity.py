@@ -1,39 +1,38 @@
 """What encoded the pictures of a latents folder, so that training refuses the latents of another VAE or image encoder.
 
-SDXL's base model encodes them by its VAE, Stable Cascade's by EfficientNet: the folder `vae` or `effnet` of the base.
+SDXL's base model encodes them by its VAE, Stable Cascade's by EfficientNet.
 """
 
 from pathlib import Path
 
 from repro.errors import StageError
 from repro.hashing import hash_tree, sha256_json
+from repro.params import FamilyName
 
 from safetensors import SafetensorError, safe_open
 
-ENCODERS = ("vae", "effnet")
+# The folder of a family's encoder in its diffusers folder.
+ENCODER_FOLDERS: dict[FamilyName, str] = {"sdxl": "vae", "cascade": "effnet"}
 # The key of a shard's metadata that holds the encoder's digest.
 VAE_KEY = "vae"
 
 
-def vae_digest(base: Path) -> str:
-    """sha256 over names and contents of the files of the VAE, or of the image encoder, in the diffusers folder `base`.
+def vae_digest(base: Path, family: FamilyName) -> str:
+    """sha256 over names and contents of the files of the VAE, or of the image encoder, in a family's diffusers folder `base`.
 
     Raises:
         StageError: there is none.
     """
-    return sha256_json(hash_tree(_encoder(base)))
+    return sha256_json(hash_tree(_encoder(base, family)))
 
 
-def _encoder(base: Path) -> Path:
+def _encoder(base: Path, family: FamilyName) -> Path:
     """Raises:
     StageError: the folder has no encoder with files in it."""
-    for encoder in ENCODERS:
-        if hash_tree(Path(base) / encoder):
-            return Path(base) / encoder
-    raise StageError(
-        f"{Path(base) / ENCODERS[0]}: missing, and so is {ENCODERS[1]}; {base} must be a diffusers folder, made by"
-        " stages/make_base.py"
-    )
+    encoder = Path(base) / ENCODER_FOLDERS[family]
+    if not hash_tree(encoder):
+        raise StageError(f"{encoder}: missing; {base} must be a diffusers folder, made by stages/make_base.py")
+    return encoder
 
 
 def latents_vae(folder: Path) -> str:
@@ -60,12 +59,12 @@ def latents_vae(folder: Path) -> str:
     return next(iter(digests))
 
 
-def refuse_latents_of_another_vae(latents: Path, base: Path) -> None:
+def refuse_latents_of_another_vae(latents: Path, base: Path, family: FamilyName) -> None:
     """Raises:
     StageError: the latents were not encoded by the VAE, or image encoder, of the diffusers folder `base`."""
-    encoded_by, ours = latents_vae(latents), vae_digest(base)
+    encoded_by, ours = latents_vae(latents), vae_digest(base, family)
     if encoded_by != ours:
         raise StageError(
-            f"{latents}: encoded by the VAE or image encoder {encoded_by[:12]}, but {_encoder(base)} is {ours[:12]};"
+            f"{latents}: encoded by the VAE or image encoder {encoded_by[:12]}, but {_encoder(base, family)} is {ours[:12]};"
             " run the cache-latents stage with this base model"
         )

@@ -10,7 +10,7 @@ from repro.params import Params, Select
 import yaml
 
 from booru.captioning.profiles import Profile, profile
-from generation.requests import spoken
+from booru.captioning.tagger_words import spelled
 from reporting.evaluation import SAMPLER_WORDS, evaluation_facts
 from reporting.families import FAMILY_WORDS, annotation_models, sampling_words
 from reporting.records import Captions, Inputs
@@ -47,7 +47,7 @@ class NameList:
 
 def name_list(counts: dict[str, int]) -> NameList:
     reached = {step: sum(count >= step for count in counts.values()) for step in LIST_STEPS}
-    shown = [(spoken(name), count) for name, count in list(counts.items())[:LISTED_NAMES]]
+    shown = [(spelled(name), count) for name, count in list(counts.items())[:LISTED_NAMES]]
     return NameList(len(counts), shown, reached)
 
 
@@ -150,7 +150,7 @@ def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
             "list_steps": LIST_STEPS,
             "artists": name_list(inputs.artists),
             "characters": name_list(inputs.characters),
-            "prompt_name": spoken,
+            "prompt_name": spelled,
             "asked": asked,
             "family": FAMILY_WORDS[params.family],
             "annotations": annotation_models(params.annotate),

@@ -1,5 +1,6 @@
 """What the report says of each model family: names of its parts, its paper, and how the hub tags it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from repro.params import Annotate, FamilyName, SampledPictures
@@ -7,13 +8,18 @@ from repro.params import Annotate, FamilyName, SampledPictures
 
 @dataclass(frozen=True)
 class FamilyWords:
-    """`denoiser`: what `lr` trains; `encoders`: what `te_lr` trains; `paper`: of the architecture; `hub_tag`: of the card."""
+    """`denoiser`: what `lr` trains; `encoders`: what `te_lr` trains; `paper`: of the architecture; `hub_tag`: of the card;
+    `lokr`: the settings of train.lokr that its classes of modules have, in words: of the denoiser, and of the encoders."""
 
     denoiser: str
     encoders: str
     paper: str
     hub_tag: str
+    lokr: tuple[Mapping[str, str], Mapping[str, str]]
 
+
+ATTENTION, RESNET, PROJECTIONS = {"unet_attention": "attention"}, {"unet_resnet": "resnet"}, {"unet_projection": "projections"}
+LOKR_OF_ENCODERS = {"text_attention": "attention", "text_mlp": "MLP"}
 
 FAMILY_WORDS: dict[FamilyName, FamilyWords] = {
     "sdxl": FamilyWords(
@@ -22,6 +28,7 @@ FAMILY_WORDS: dict[FamilyName, FamilyWords] = {
         paper="Podell et al. (2023), SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis,"
         " arXiv:2307.01952",
         hub_tag="stable-diffusion-xl",
+        lokr=(ATTENTION | {"unet_feed_forward": "feed-forward"} | RESNET | PROJECTIONS, LOKR_OF_ENCODERS),
     ),
     "cascade": FamilyWords(
         denoiser="stage C prior",
@@ -29,6 +36,7 @@ FAMILY_WORDS: dict[FamilyName, FamilyWords] = {
         paper="Pernias et al. (2023), Wuerstchen: An Efficient Architecture for Large-Scale Text-to-Image Diffusion Models,"
         " arXiv:2306.00637",
         hub_tag="stable-cascade",
+        lokr=(ATTENTION | RESNET | PROJECTIONS, LOKR_OF_ENCODERS),
     ),
 }
 ANNOTATION_WORDS = {

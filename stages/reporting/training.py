@@ -22,11 +22,12 @@ def schedule_words(train: Train) -> str:
     return f"{train.schedule} with warm-up" if train.warmup_updates else train.schedule
 
 
-def factor_words(lokr: Lokr, denoiser: str) -> str:
-    """The LoKr factors by module class, and what differs by name."""
-    by_class = (
-        f"{denoiser} attention {lokr.unet_attention}, feed-forward {lokr.unet_feed_forward}, resnet {lokr.unet_resnet},"
-        f" projections {lokr.unet_projection}; text encoder attention {lokr.text_attention}, MLP {lokr.text_mlp}"
+def factor_words(lokr: Lokr, family: FamilyName) -> str:
+    """The LoKr factors by module class, of those that the family has, and what differs by name."""
+    words = FAMILY_WORDS[family]
+    by_class = "; ".join(
+        f"{part} {', '.join(f'{name} {getattr(lokr, setting)}' for setting, name in settings.items())}"
+        for part, settings in zip((words.denoiser, "text encoder"), words.lokr, strict=True)
     )
     by_name = [f"{name} {'untrained' if factor is None else factor}" for name, factor in lokr.by_name.items()]
     return "; by name: ".join([by_class, *([", ".join(by_name)] if by_name else [])])
@@ -100,7 +101,7 @@ def training_facts(params: Params) -> dict[str, str | list[str] | bool | None]:
     return {
         "optimizer": OPTIMIZER_WORDS[train.optimizer],
         "schedule": schedule_words(train),
-        "factors": factor_words(train.lokr, FAMILY_WORDS[params.family].denoiser),
+        "factors": factor_words(train.lokr, params.family),
         "epochs_asked": epoch_words(train),
         "weighting": weighting_words(train, params.family),
         "noise": noise_words(train),

@@ -1,5 +1,7 @@
 """ONNX models opened so that their answers are the same bytes each time: one thread, the same kernels."""
 
+from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 from repro.errors import StageError
@@ -9,6 +11,11 @@ import onnxruntime
 ON_CPU, ON_CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # No search for the fastest kernel, which may find another one each time, and sums in full float32.
 CUDA_OPTIONS = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """{package: version}. ONNX Runtime's is its own word: onnxruntime-gpu stands in its place under another name."""
+    return {name: onnxruntime.__version__ if name == "onnxruntime" else version(name) for name in names}
 
 
 def open_session(path: Path, optimise: bool = True, device: str = "cpu") -> onnxruntime.InferenceSession:

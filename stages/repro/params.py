@@ -68,6 +68,9 @@ Count = Annotated[int, Field(ge=1)]
 TEXT_CHUNK = 75
 # Sexualised depictions of minors; a recipe may block more, never less (DESIGN section 8).
 ALWAYS_BLOCKED = ("loli", "shota", "toddlercon")
+# sd-scripts' default: from here on a tagger's tag is one that the picture has. A tag that must not be trained on counts from
+# here on also where captions ask for more, so annotations must have all that reach it.
+USUAL_THRESHOLD = 0.35
 
 
 FamilyName = Literal["sdxl", "cascade"]
@@ -512,10 +515,10 @@ class AnnotationModel(Section):
 
 class Tagger(AnnotationModel):
     """A WD tagger (ONNX). `preprocess`: as which revision of sd-scripts, or as imgutils, makes its input of a picture.
-    Probabilities below `floor` are not kept: thresholds of captions cannot be lower."""
+    Probabilities below `floor` are not kept: neither thresholds of captions can be lower, nor what blocked tags count from."""
 
     preprocess: Literal["kohya-2024-04", "kohya-2024-07", "kohya-2025-02", "kohya-2026-01", "imgutils"]
-    floor: Share
+    floor: Annotated[float, Field(ge=0, le=USUAL_THRESHOLD)]
 
 
 class Scorer(AnnotationModel):

@@ -105,11 +105,13 @@ STAGE_C: dict[str, Any] = {
     "clip_text_in_channels": POOLED_WIDTH,
     "clip_text_pooled_in_channels": POOLED_WIDTH,
     "clip_image_in_channels": IMAGE_EMBEDDING,
+    "clip_seq": 8,
     "dropout": (0.0, 0.0),
     "switch_level": (False,),
 }
-# The constants that ride beside the noise through every norm, in units of the noise.
-CONSTANT = 6.5
+# The constants that ride beside the noise through every norm, in units of the noise. The larger, the more exactly the noise
+# passes, and the less of their own input the blocks see: stage C has much to learn, and its latents a larger deviation.
+CONSTANT_B, CONSTANT_C = 6.5, 2.0
 
 
 def make_stage_a() -> PaellaVQModel:
@@ -136,20 +138,25 @@ def make_stage_a() -> PaellaVQModel:
 
 
 def make_stage_b(seed: int) -> StableCascadeUNet:
-    return open_noise_path(draw_weights(StableCascadeUNet(**STAGE_B), seed, "stage_b"))
+    """Stage B, untrained. Its text weights are zero, and stay so while no text is told to it."""
+    model = open_noise_path(draw_weights(StableCascadeUNet(**STAGE_B), seed, "stage_b"), CONSTANT_B)
+    with torch.no_grad():
+        model.clip_txt_pooled_mapper.weight.zero_()
+        model.clip_txt_pooled_mapper.bias.zero_()
+    return model
 
 
 def make_stage_c(seed: int) -> StableCascadeUNet:
-    return open_noise_path(draw_weights(StableCascadeUNet(**STAGE_C), seed, "stage_c"))
+    return open_noise_path(draw_weights(StableCascadeUNet(**STAGE_C), seed, "stage_c"), CONSTANT_C)
 
 
 @torch.no_grad()
-def open_noise_path(model: StableCascadeUNet) -> StableCascadeUNet:
+def open_noise_path(model: StableCascadeUNet, constant: float) -> StableCascadeUNet:
     """Let an untrained model predict its own input as the noise, in place, which at time 1 is right.
 
     There the samplers multiply an error of the prediction by up to a hundred, and norms on the way forget how large the input
     was: a small model would learn for long what is set here at once. The first channels carry the input and its
-    negative, and constants beside them are so large that every norm divides by nearly the same. From the first level
+    negative, and beside them stand constants, so large that every norm divides by nearly the same. From the first level
     the input reaches the last one through the block that sees both; a GELU passes it with its negative: gelu(x) - gelu(-x) = x.
     All other blocks start at nothing.
     """
@@ -157,9 +164,9 @@ def open_noise_path(model: StableCascadeUNet) -> StableCascadeUNet:
     forward, backward = slice(0, noise), slice(noise, 2 * noise)
     signs = torch.ones(width - 2 * noise)
     signs[1::2] = -1.0
-    scale = math.sqrt((2 * noise + (width - 2 * noise) * CONSTANT**2) / width)
+    scale = math.sqrt((2 * noise + (width - 2 * noise) * constant**2) / width)
 
-    for name, module in model.named_modules():
+    for module in model.modules():
         kind = type(module).__name__
         if kind == TIMESTEP:
             for parameter in module.parameters():
@@ -168,10 +175,6 @@ def open_noise_path(model: StableCascadeUNet) -> StableCascadeUNet:
             last = module.channelwise[-1] if kind == RESIDUAL else module.attention.to_out[0]
             last.weight.zero_()
             last.bias.zero_()
-        elif name == "clip_txt_pooled_mapper":
-            # What is told beside the picture's own text starts at nothing.
-            module.weight.zero_()
-            module.bias.zero_()
 
     if hasattr(model, "effnet_mapper"):
         # Its norm gives zeros where the layer before it does and the other channels' mean is zero.
@@ -186,8 +189,8 @@ def open_noise_path(model: StableCascadeUNet) -> StableCascadeUNet:
         layer.weight.zero_()
         layer.bias.zero_()
     start.weight[forward, :, 0, 0], start.weight[backward, :, 0, 0] = identity, -identity
-    start.bias[2 * noise :] = CONSTANT * signs
-    up.bias[2 * noise :] = CONSTANT / scale * signs
+    start.bias[2 * noise :] = constant * signs
+    up.bias[2 * noise :] = constant / scale * signs
     joined = model.up_blocks[-1][0].channelwise
     for target, sign in ((forward, 1.0), (backward, -1.0)):
         joined[0].weight[target] = 0.0

@@ -25,7 +25,8 @@ from sample.vae import Pictures, read_pictures
 
 MOST_HINT_NOISE = 0.4
 MOST_WEIGHT = 20.0
-SETTINGS = Settings(updates=2000, batch=8, rate=1e-3)
+GROUP = "stage B"
+SETTINGS = Settings(updates=2000, batch=8, rates={GROUP: 1e-3})
 
 
 def predicted_noise(
@@ -48,12 +49,12 @@ class StageBLesson:
     seed: int
     state: Path
     settings: Settings = SETTINGS
-    name: str = "stage B"
+    name: str = GROUP
 
     def pictures(self) -> Pictures:
         return read_pictures(self.index, self.images, self.latents, self.seed)
 
-    def begin(self) -> tuple[StableCascadeUNet, BatchLoss]:
+    def begin(self) -> tuple[dict[str, StableCascadeUNet], BatchLoss]:
         pictures, encoder, stage_a = self.pictures(), load_effnet(self.effnet), make_stage_a()
         stage_b = make_stage_b(self.seed)
 
@@ -73,12 +74,13 @@ class StageBLesson:
             weights = signal.square().reciprocal().clamp(max=MOST_WEIGHT)
             return (weights * (predicted - noise).square()).mean()
 
-        return stage_b, loss_of
+        return {GROUP: stage_b}, loss_of
 
 
 def train_stage_b(lesson: StageBLesson, processes: int) -> StableCascadeUNet:
     """Stage B for the encoder's latents as they are: what it learnt on latents of deviation 1 is put into its first layer."""
-    stage_b, _ = train(lesson, processes)
+    modules, _ = train(lesson, processes)
+    stage_b = modules[GROUP]
     with torch.no_grad():
         stage_b.effnet_mapper[0].weight.div_(LATENT_DEVIATION)
     return stage_b.eval()

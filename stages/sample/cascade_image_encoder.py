@@ -24,7 +24,8 @@ from sample.vae import Pictures, read_pictures
 LATENT_NOISE = 0.15
 ABSOLUTE_WEIGHT = 0.3
 STATISTICS_BATCHES = 64
-SETTINGS = Settings(updates=1500, batch=12, rate=3e-3)
+GROUP = "image encoder"
+SETTINGS = Settings(updates=1500, batch=12, rates={GROUP: 3e-3})
 
 
 def encoder_input(pictures: torch.Tensor) -> torch.Tensor:
@@ -118,12 +119,12 @@ class ImageEncoderLesson:
     seed: int
     state: Path
     settings: Settings = SETTINGS
-    name: str = "image encoder"
+    name: str = GROUP
 
     def pictures(self) -> Pictures:
         return read_pictures(self.index, self.images, self.latents, self.seed)
 
-    def begin(self) -> tuple[AutoEncoder, BatchLoss]:
+    def begin(self) -> tuple[dict[str, AutoEncoder], BatchLoss]:
         pictures, module = self.pictures(), AutoEncoder(self.seed)
         settle_norms(module.encoder, pictures.batch(64, "effnet-norms"))
 
@@ -134,11 +135,12 @@ class ImageEncoderLesson:
             restored = module(batch, torch.randn((len(batch), EFFNET.latent_channels, *sides), generator=generator))
             return mse_loss(restored, batch) + ABSOLUTE_WEIGHT * l1_loss(restored, batch)
 
-        return module, loss_of
+        return {GROUP: module}, loss_of
 
 
 def train_image_encoder(lesson: ImageEncoderLesson, processes: int) -> AutoEncoder:
     """The trained encoder, whose norms hold still, and the decoder that it was trained with."""
-    module, _ = train(lesson, processes)
+    modules, _ = train(lesson, processes)
+    module = modules[GROUP]
     settle_latents(module.encoder, lesson.pictures())
     return module

@@ -30,11 +30,14 @@ BatchLoss = Callable[[int, int], torch.Tensor]
 
 @dataclass(frozen=True)
 class Settings:
-    """One update is `virtual_ranks` batches of `batch` pictures; `save_every` so many updates the state is saved."""
+    """One update is `virtual_ranks` batches of `batch` pictures; `save_every` so many updates the state is saved.
+
+    rates: the highest learning rate of each group of modules.
+    """
 
     updates: int
     batch: int
-    rate: float
+    rates: dict[str, float]
     virtual_ranks: int = 2
     warmup: int = 50
     betas: tuple[float, float] = (0.9, 0.99)
@@ -46,22 +49,22 @@ class Settings:
 class Lesson(Protocol):
     """What is taught to what. A process that helps gets a copy, so it holds paths and numbers only.
 
-    name: for the progress line and the state's folder; state: the folder of the saved states.
+    name: for the progress line; state: the folder of the saved states.
     """
 
     name: str
     state: Path
     settings: Settings
 
-    def begin(self) -> tuple[nn.Module, BatchLoss]:
-        """The untrained module and the loss of its batches; the same in every process."""
+    def begin(self) -> tuple[dict[str, nn.Module], BatchLoss]:
+        """The untrained modules by the groups of `settings.rates`, and the loss of their batches; the same in every process."""
 
 
-def rate(update: int, settings: Settings) -> float:
+def rate_factor(update: int, settings: Settings) -> float:
     """A straight rise over the warm-up, then half a cosine to what would be zero at `updates`."""
     if update < settings.warmup:
-        return settings.rate * (update + 1) / settings.warmup
-    return settings.rate * half_cosine(update - settings.warmup, settings.updates - settings.warmup)
+        return (update + 1) / settings.warmup
+    return half_cosine(update - settings.warmup, settings.updates - settings.warmup)
 
 
 def update_gradient(
@@ -82,12 +85,13 @@ def update_gradient(
     return gradient, math.fsum(ranks.combine(losses).tolist()) / settings.virtual_ranks
 
 
-def run_updates(lesson: Lesson, ranks: Ranks) -> tuple[nn.Module, list[Row]]:
+def run_updates(lesson: Lesson, ranks: Ranks) -> tuple[dict[str, nn.Module], list[Row]]:
     """Train from the newest saved state to the last update; every rank ends with the same bits."""
     fix_torch()
     settings = lesson.settings
-    module, loss_of = lesson.begin()
-    flat = FlatWeights({lesson.name: list(module.named_parameters())}, settings.virtual_ranks)
+    modules, loss_of = lesson.begin()
+    groups = {group: list(module.named_parameters(group)) for group, module in modules.items()}
+    flat = FlatWeights(groups, settings.virtual_ranks)
     optimizer = AdamW(flat, ranks.slice_of(len(flat.weights)), settings)
     state = load_state(lesson.state, ranks, flat, optimizer) or RunState()
     progress = Progress(lesson.name, settings.updates, "updates", done=len(state.history))
@@ -96,16 +100,19 @@ def run_updates(lesson: Lesson, ranks: Ranks) -> tuple[nn.Module, list[Row]]:
         norm = norm_of(ranks.gather(chunk_squares(gradient)))
         if norm > settings.max_gradient:
             gradient.mul_(settings.max_gradient / norm)
-        optimizer.step(gradient, {lesson.name: rate(update, settings)}, update)
+        rates = {group: rate * rate_factor(update, settings) for group, rate in settings.rates.items()}
+        optimizer.step(gradient, rates, update)
         ranks.share_slices(flat.weights)
-        state.history.append(Row(update, loss, rate(update, settings), 0.0, norm))
+        state.history.append(Row(update, loss, max(rates.values()), 0.0, norm))
         done = len(state.history)
         if ranks.rank == 0:
             progress.advance(note=f"loss {loss:.4f}")
         if done % settings.save_every == 0 or done == settings.updates:
             save_state(lesson.state, ranks, flat, optimizer, state)
     flat.release_gradients()
-    return module.requires_grad_(False), state.history
+    for module in modules.values():
+        module.requires_grad_(False)
+    return modules, state.history
 
 
 def _other_rank(rank: int, world_size: int, lesson: Lesson, meeting_point: Path) -> None:
@@ -113,7 +120,7 @@ def _other_rank(rank: int, world_size: int, lesson: Lesson, meeting_point: Path)
     leave_ranks()
 
 
-def train(lesson: Lesson, processes: int) -> tuple[nn.Module, list[Row]]:
+def train(lesson: Lesson, processes: int) -> tuple[dict[str, nn.Module], list[Row]]:
     """Train in `processes` processes of this machine, or as many as there are virtual ranks."""
     processes = min(processes, lesson.settings.virtual_ranks)
     lesson.state.mkdir(parents=True, exist_ok=True)

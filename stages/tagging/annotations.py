@@ -11,19 +11,26 @@ from pathlib import Path
 from repro.errors import StageError
 from repro.hashing import sha256_json, write_manifest
 from repro.outputs import json_text, whole_folder
-from repro.params import TextReader
+from repro.params import USUAL_THRESHOLD, TextReader
 
 import numpy as np
 import polars as pl
 
-from booru.captioning.annotations import MODELS_FILE, SCHEMAS, TAGS, VOCABULARY_FILE, VOCABULARY_SCHEMA
-from booru.images.portions import Portion
+from booru.captioning.annotations import (
+    MODELS_FILE,
+    PICTURES_FILE,
+    SCHEMAS,
+    TAGS,
+    VOCABULARY_FILE,
+    VOCABULARY_SCHEMA,
+    pictures_digest,
+)
+from booru.captioning.thresholds import reaches
 from booru.shards import ShardWriter, numbered_frames, read_tags, shard_files
+from tagging.answers import Answers
 from tagging.model import AskedModel
 
 IMAGE_COLUMNS = ["id", "archive", "offset", "size", "sha256"]
-# sd-scripts' default: from here on a tagger's tag is one that the picture has.
-USUAL_THRESHOLD = 0.35
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,14 @@ class KeptImages:
         numbers = [number for number, _ in self.shards]
         return KeptImages(self.rows.filter(pl.Series(chosen)), tuple(zip(numbers, counts, strict=True)))
 
+    def digests(self) -> dict[str, str]:
+        """{shard's number: digest of its pictures}, by which captions know for which posts annotations were made."""
+        ends = np.cumsum([count for _, count in self.shards])
+        return {
+            str(number): pictures_digest(self.rows.slice(end - count, count))
+            for (number, count), end in zip(self.shards, ends, strict=True)
+        }
+
 
 def kept_images(posts: Path) -> KeptImages:
     """The pictures of the filter stage's posts.
@@ -56,17 +71,21 @@ def kept_images(posts: Path) -> KeptImages:
     return KeptImages(rows, tuple((number, frame.height) for number, frame in frames))
 
 
-def shard_frames(kind: str, images: KeptImages, portions: Sequence[Portion]) -> Iterator[tuple[int, pl.DataFrame]]:
+def shard_frames(kind: str, images: KeptImages, answers: Answers) -> Iterator[tuple[int, pl.DataFrame]]:
     """(number, frame) of each shard, with the columns id and those of the model's answers."""
-    waiting, start = iter(portions), 0
-    held = pl.DataFrame(schema=SCHEMAS[kind])
+    start = 0
     for number, count in images.shards:
-        pieces = [held]
-        while sum(piece.height for piece in pieces) < count:
-            pieces.append(pl.read_parquet(next(waiting).output))
-        held = pl.concat(pieces)
-        yield number, images.rows["id"].slice(start, count).to_frame().hstack(held.head(count))
-        held, start = held.slice(count), start + count
+        found = answers.rows(start, start + count) if count else pl.DataFrame(schema=SCHEMAS[kind])
+        yield number, images.rows["id"].slice(start, count).to_frame().hstack(found)
+        start += count
+
+
+def refuse_unknown_tags(posts: Path, settings: TextReader, vocabulary: pl.DataFrame | None) -> None:
+    """Raises:
+    StageError: one of `only_tags` is known neither to the posts' metadata nor to the tagger (None: there is none)."""
+    known = [read_tags(posts)["name"], *([] if vocabulary is None else [vocabulary["name"]])]
+    if unknown := [name for name in settings.only_tags if not any(name in names for names in known)]:
+        raise StageError(f"annotate.text.only_tags: neither the metadata in {posts} nor the tagger has a tag '{unknown[0]}'")
 
 
 def asked_of_the_reader(
@@ -76,14 +95,8 @@ def asked_of_the_reader(
 
     Args:
         vocabulary, tagged: the tagger's, and its frames shard by shard; None and nothing where there is none.
-
-    Raises:
-        StageError: a tag that neither of them knows.
     """
     tags = read_tags(posts)
-    known = [tags["name"], *([] if vocabulary is None else [vocabulary["name"]])]
-    if unknown := [name for name in settings.only_tags if not any(name in names for names in known)]:
-        raise StageError(f"annotate.text.only_tags: neither the metadata in {posts} nor the tagger has a tag '{unknown[0]}'")
     ids = tags.filter(pl.col("name").is_in(settings.only_tags))["id"].cast(pl.Int32)
     has_id = pl.element().is_in(ids.implode())
     chosen = [
@@ -102,7 +115,7 @@ def _has_tag(frame: pl.DataFrame, wanted: np.ndarray) -> np.ndarray:
     row = np.repeat(np.arange(frame.height), frame["tags"].list.len().to_numpy())
     place = frame["tags"].explode(empty_as_null=False).to_numpy()
     probability = frame["probabilities"].explode(empty_as_null=False).to_numpy()
-    return np.isin(np.arange(frame.height), row[wanted[place] & (probability.astype(np.float64) >= USUAL_THRESHOLD)])
+    return np.isin(np.arange(frame.height), row[wanted[place] & reaches(probability, USUAL_THRESHOLD)])
 
 
 def tagger_vocabulary(asked: AskedModel) -> pl.DataFrame:
@@ -115,9 +128,13 @@ def tagger_vocabulary(asked: AskedModel) -> pl.DataFrame:
 
 
 def write_annotations(
-    folder: Path, found: Sequence[tuple[AskedModel, Iterable[tuple[int, pl.DataFrame]]]], revision: str | None
+    folder: Path,
+    images: KeptImages,
+    found: Sequence[tuple[AskedModel, Iterable[tuple[int, pl.DataFrame]]]],
+    revision: str | None,
 ) -> None:
-    """Write the folder: of each model its shards; the tagger's vocabulary; what the models are; the manifest."""
+    """Write the folder: of each model its shards; the tagger's vocabulary; what the models are and of which pictures they were
+    asked; the manifest."""
     with whole_folder(folder) as target:
         contents, models = {}, {}
         for asked, frames in found:
@@ -129,5 +146,8 @@ def write_annotations(
                 shards.write_table(VOCABULARY_FILE, tagger_vocabulary(asked))
             contents[asked.kind] = shards.content_digest()
             models[asked.kind] = json.loads(asked.section) | {"files": asked.digests()}
+        if found:
+            contents[PICTURES_FILE] = images.digests()
+            (target / PICTURES_FILE).write_bytes(json_text(contents[PICTURES_FILE]).encode())
         (target / MODELS_FILE).write_bytes(json_text(models).encode())
         write_manifest(target, sha256_json(contents), revision)

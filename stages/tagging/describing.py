@@ -1,12 +1,14 @@
 """Pictures described by one model, in portions that worker processes write to files, `batch_size` pictures at a time.
 
-A batch always has this many: the last of a portion is filled up with its last picture again, since a model's last bits hang on
-how many pictures it sees at once, and with a matrix product's edges on a picture's place among them. They do not hang on what
-the others show, nor on the number of processes. A picture more moves those behind it in its portion to other places, so that
-their last bits may change with a batch_size above 1; all other portions stay as they are.
+With a batch_size of 1 an answer hangs on its picture alone. So answers are looked up picture by picture in the files that are
+there, and only pictures without one are asked of, equal ones once.
+
+A larger batch always has that many: the last of a portion is filled up with its last picture again, since a model's last bits
+hang on how many pictures it sees at once, and with a matrix product's edges on a picture's place among them. They do not hang
+on what the others show, nor on the number of processes. A picture more or less moves those behind it in its portion to other
+places; such a portion, of PORTION batches on the average, is asked of again as a whole. All other portions stay as they are.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,15 +18,17 @@ from repro.outputs import whole_file
 from repro.processes import run_here_or_there
 from repro.progress import Progress
 
+import numpy as np
 import polars as pl
-import polars.selectors as cs
 from PIL import Image
 
 from booru.images.archives import ImageArchives
 from booru.images.decoding import UnreadableImageError, decode
 from booru.images.portions import PORTION, Portion, make_portions, unfinished
 from booru.shards import write_frame
+from tagging.answers import DIGEST, Answers, digests_of, in_order, index_of
 from tagging.model import AskedModel, PictureModel
+from tagging.unusable import UnusableAnswerError
 
 
 @dataclass(frozen=True)
@@ -40,20 +44,24 @@ def _model_of_this_process(asked: AskedModel) -> PictureModel:
 
 
 def describe(task: DescribeTask) -> int:
-    """Write the rows of a portion's pictures, in their order; returns how many there are.
+    """Write the answers to a portion's pictures and the pictures' sha256, in their order; returns how many there are.
 
     Raises:
-        StageError: a picture cannot be read, or an answer has a number that is none; names the post.
+        StageError: a picture cannot be read, or the answer to it is unusable; names the post.
     """
     model, archives = _model_of_this_process(task.asked), ImageArchives(task.image_root)
     rows, size = task.portion.rows(), task.asked.batch_size
     found: list[tuple] = []
     for start in range(0, len(rows), size):
-        pictures = [_picture(archives, row) for row in rows[start : start + size]]
+        batch = rows[start : start + size]
+        pictures = [_picture(archives, row) for row in batch]
         filled = pictures + pictures[-1:] * (size - len(pictures))
-        found += model.describe(filled)[: len(pictures)]
+        try:
+            found += model.describe(filled)[: len(pictures)]
+        except UnusableAnswerError as error:
+            raise StageError(f"post {batch[min(error.place, len(batch) - 1)]['id']}: {error}") from None
     frame = pl.DataFrame(found, schema=model.schema, orient="row")
-    _refuse_no_numbers(frame, [row["id"] for row in rows], task.asked.kind)
+    frame = frame.with_columns(pl.Series(DIGEST, [row["sha256"] for row in rows]))
     with whole_file(task.portion.output) as temporary:
         write_frame(temporary, frame)
     return len(rows)
@@ -69,22 +77,27 @@ def _picture(archives: ImageArchives, row: dict) -> Image.Image:
         ) from None
 
 
-def _refuse_no_numbers(frame: pl.DataFrame, ids: Sequence[int], kind: str) -> None:
-    for column in frame.select(cs.float()):
-        if not column.is_finite().all():
-            post = ids[column.is_finite().not_().arg_true()[0]]
-            raise StageError(
-                f"post {post}: the model of annotate.{kind} gives a {column.name} that is NaN or infinite; fetch"
-                " it again, or use another model"
-            )
+def describe_all(images: pl.DataFrame, asked: AskedModel, image_root: Path, state: Path, processes: int) -> Answers:
+    """Ask what `state` does not hold yet; returns the answers to all images (IMAGE_COLUMNS), in their order."""
+    if asked.batch_size > 1:
+        portions = _in_portions(images, state, asked)
+        _work_off(portions, images.height, asked, image_root, processes)
+        return in_order([portion.output for portion in portions], [len(portion) for portion in portions])
+    digests, kept = digests_of(images["sha256"]), index_of(sorted(state.glob("??/*.parquet")))
+    wanted = np.zeros(len(digests), dtype=bool)
+    wanted[np.unique(digests, return_index=True)[1]] = True
+    portions = _in_portions(images.filter(pl.Series(wanted & ~kept.known(digests))), state, asked)
+    _work_off(portions, images.height, asked, image_root, processes)
+    return index_of([*kept.files, *(portion.output for portion in portions)]).answers(digests)
 
 
-def describe_all(images: pl.DataFrame, asked: AskedModel, image_root: Path, state: Path, processes: int) -> list[Portion]:
-    """Describe what `state` does not hold yet; returns all portions, in the order of the images."""
-    portions = make_portions(images, state, ".parquet", ["sha256"], mean=PORTION * asked.batch_size)
+def _in_portions(images: pl.DataFrame, state: Path, asked: AskedModel) -> list[Portion]:
+    return make_portions(images, state, ".parquet", ["sha256"], mean=PORTION * asked.batch_size)
+
+
+def _work_off(portions: list[Portion], total: int, asked: AskedModel, image_root: Path, processes: int) -> None:
     tasks = [DescribeTask(image_root, asked, portion) for portion in unfinished(portions)]
-    done = images.height - sum(len(task.portion) for task in tasks)
-    progress = Progress(f"annotate {asked.kind}", images.height, "images", done=done)
+    done = total - sum(len(task.portion) for task in tasks)
+    progress = Progress(f"annotate {asked.kind}", total, "images", done=done)
     for count in run_here_or_there(describe, tasks, processes):
         progress.advance(count)
-    return portions

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, GenerationConfig, LlavaForConditionalGeneration, LlavaProcessor
 
+from booru.captioning.annotations import PICTURE_TOKEN
+from booru.captioning.reader_text import begins_with
 from tagging.model_files import PREPROCESSOR, load_pretrained, loading, text_folder
-
-PICTURE = "<image>"
 
 
 class LlavaReader:
@@ -36,16 +36,23 @@ class LlavaReader:
 
         Raises:
             StageError: a file is missing, has another sha256 than the settings or cannot be loaded; the prompt has not
-                exactly one picture, or leaves no token for an answer.
+                exactly one picture, comes back from the tokenizer as another, or leaves no token for an answer.
         """
         part = text_folder(settings)
         folder = Path(models, settings.path)
-        if settings.prompt.count(PICTURE) != 1:
-            raise StageError(f"{part.key}.prompt: {settings.prompt!r} must say {PICTURE} once, where the picture stands")
+        if settings.prompt.count(PICTURE_TOKEN) != 1:
+            raise StageError(f"{part.key}.prompt: {settings.prompt!r} must say {PICTURE_TOKEN} once, where the picture stands")
         self.digests = part.digests(models)
         model = load_pretrained(LlavaForConditionalGeneration, folder, TORCH_TYPES[settings.precision])
         self._processor = _processor(folder, model)
-        prompt_tokens = len(self._processor.tokenizer(settings.prompt).input_ids)
+        tokens = self._processor.tokenizer(settings.prompt).input_ids
+        told = self._decoded([tokens])[0]
+        if not begins_with(told, settings.prompt.replace(PICTURE_TOKEN, "")):
+            raise StageError(
+                f"{part.key}.prompt: {settings.prompt!r} comes back from the tokenizer as {told!r}, so that captions could not"
+                " tell the answer from it; write it in the tokenizer's letters"
+            )
+        prompt_tokens = len(tokens)
         if prompt_tokens >= settings.max_length:
             raise StageError(f"{part.key}.max_length: {settings.max_length}, but the prompt alone has {prompt_tokens} tokens")
         # generate() fills what this leaves at its default from the model's own, so it must be the model's own.
@@ -60,8 +67,10 @@ class LlavaReader:
         tokens = self._model.generate(
             input_ids=asked.input_ids, attention_mask=asked.attention_mask, pixel_values=asked.pixel_values.to(self._model.dtype)
         )
-        decoded = self._processor.tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return [(answer,) for answer in decoded]
+        return [(answer,) for answer in self._decoded(tokens)]
+
+    def _decoded(self, tokens: torch.Tensor | list[list[int]]) -> list[str]:
+        return self._processor.tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _processor(folder: Path, model: LlavaForConditionalGeneration) -> LlavaProcessor:
@@ -70,10 +79,10 @@ def _processor(folder: Path, model: LlavaForConditionalGeneration) -> LlavaProce
         pictures = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
     with loading(folder, "a tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    ours, its = tokenizer.convert_tokens_to_ids(PICTURE), model.config.image_token_id
+    ours, its = tokenizer.convert_tokens_to_ids(PICTURE_TOKEN), model.config.image_token_id
     if ours != its:
         raise StageError(
-            f"{folder}: token {PICTURE} is {ours} for the tokenizer, but {its} for the model; they do not belong together"
+            f"{folder}: token {PICTURE_TOKEN} is {ours} for the tokenizer, but {its} for the model; they do not belong together"
         )
     return LlavaProcessor(
         pictures,

@@ -5,12 +5,13 @@ how many pictures it is given at once and on the picture's place among them. It 
 are.
 """
 
+import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from repro.onnx import package_versions
 from repro.params import Annotate, AnnotationModel, QualityScorer, Scorer, Tagger, TextReader
 from repro.state import code_digest
 
@@ -29,12 +30,16 @@ SETTINGS: dict[str, type[AnnotationModel]] = {TAGS: Tagger, AESTHETIC: Scorer, Q
 DECIDING = {TAGS: ("preprocess", "floor"), AESTHETIC: ("label",), QUALITY: (), TEXT: ("precision", "prompt", "max_length")}
 LOADED_BY_TRANSFORMERS = ("tagging/model_files.py", "repro/numerics.py")
 CODE = {
-    TAGS: ("tagging/wd_tagger.py", "tagging/wd_preprocess.py", "booru/images/on_white.py", "repro/onnx.py"),
+    TAGS: (
+        "tagging/wd_tagger.py", "tagging/wd_preprocess.py", "booru/captioning/thresholds.py", "booru/images/on_white.py",
+        "repro/onnx.py",
+    ),
     AESTHETIC: ("tagging/aesthetic_shadow.py", "tagging/scores.py", *LOADED_BY_TRANSFORMERS),
     QUALITY: ("tagging/waifu_aesthetic.py", "tagging/scores.py", *LOADED_BY_TRANSFORMERS),
     TEXT: ("tagging/llava_reader.py", "repro/devices.py", *LOADED_BY_TRANSFORMERS),
-}
-COMMON_CODE = ("booru/images/decoding.py", "tagging/describing.py")
+}  # fmt: skip
+DECODING = "booru/images/decoding.py"
+COMMON_CODE = (DECODING, "tagging/describing.py")
 TRANSFORMERS = ("numpy", "pillow", "transformers")
 PACKAGES = {
     TAGS: ("numpy", "onnxruntime", "opencv-python-headless", "pillow"),
@@ -95,7 +100,7 @@ class AskedModel:
             "batch_size": self.batch_size,
             "device": self._device_identity(),
             "code": code_digest(*(STAGES / path for path in (*COMMON_CODE, *CODE[self.kind]))),
-            "packages": {name: version(name) for name in PACKAGES[self.kind]},
+            "packages": package_versions(PACKAGES[self.kind]),
         }
 
     def _device_identity(self) -> dict[str, str]:
@@ -132,6 +137,15 @@ class AskedModel:
                 from tagging.llava_reader import LlavaReader
 
                 return LlavaReader(self.models, self.settings, device)
+
+    def try_opening(self) -> None:
+        """Open the model once and let go of it, on the CPU, so that the devices stay free.
+
+        Raises:
+            StageError: as for `open`.
+        """
+        replace(self, device="cpu").open()
+        gc.collect()
 
     def _device_of_this_process(self) -> "str | torch.device":
         if self.kind == TAGS and self.device == "cpu":

@@ -54,7 +54,8 @@ class ModelFolder:
         """Names of all files that are read of the folder below `models`.
 
         Raises:
-            StageError: there is none of the weights' files, or their index cannot be read.
+            StageError: there is none of the weights' files, their index cannot be read, or the section's sha256 names others
+                than those that transformers reads.
         """
         folder = Path(models, self.source.path)
         optional = [name for name in self.where_there if (folder / name).is_file()]
@@ -63,7 +64,14 @@ class ModelFolder:
     def _weight_files(self, folder: Path) -> list[str]:
         for name in WEIGHTS:
             if (folder / name).is_file():
-                return [INDEX, *shard_names(folder / INDEX)] if name == INDEX else [name]
+                read = [INDEX, *shard_names(folder / INDEX)] if name == INDEX else [name]
+                named = [other for other in self.source.sha256 if other in WEIGHTS or SHARD.fullmatch(other)]
+                if named and not set(named) & set(read):
+                    raise StageError(
+                        f"{folder / name}: these weights would be read, but {self.key}.sha256 names {min(named)}; remove the"
+                        " file, or name it there instead if it is meant"
+                    )
+                return read
         raise self._missing(folder / SAFETENSORS)
 
     def digests(self, models: Path) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from repro.errors import StageError
-
 import polars as pl
 import torch
+
+from tagging.unusable import refuse_unusable
 
 SCORE_SCHEMA = {"score": pl.Float32}
 
@@ -14,8 +14,7 @@ def score_rows(scores: torch.Tensor, folder: Path) -> list[tuple[float]]:
     """A row (score,) for each of the float32 scores [n] of the model in `folder`.
 
     Raises:
-        StageError: one is not finite.
+        UnusableAnswerError: one is not in 0..1.
     """
-    if not scores.isfinite().all():
-        raise StageError(f"{folder}: the model gives scores that are not finite; fetch it again")
+    refuse_unusable(scores.cpu().numpy(), folder, "fetch it again")
     return [(score,) for score in scores.tolist()]

@@ -17,6 +17,7 @@ from repro.errors import StageError
 import numpy as np
 
 from booru.captioning.tagger_words import SEPARATOR, expanded, spelled
+from booru.captioning.thresholds import reaches
 from tagging.wd_tagger import CHARACTER, GENERAL, RATING, RATINGS, Vocabulary
 
 UNESCAPED_COMMA, UNESCAPED_SEMICOLON = re.compile(r"(?<!\\),"), re.compile(r"(?<!\\);")
@@ -70,9 +71,9 @@ class TagCaptions:
     def tags(self, probabilities: np.ndarray) -> list[str]:
         """The caption's elements, in its order, from float32 [tags of the vocabulary]."""
         options, first_character = self._options, self._characters_from
-        general = RATINGS + np.flatnonzero(probabilities[RATINGS:first_character] >= options.general_threshold)
+        general = RATINGS + np.flatnonzero(reaches(probabilities[RATINGS:first_character], options.general_threshold))
         characters = self._desired(
-            first_character + np.flatnonzero(probabilities[first_character:] >= options.character_threshold)
+            first_character + np.flatnonzero(reaches(probabilities[first_character:], options.character_threshold))
         )
         found = self._desired(general)
         found = characters[::-1] + found if options.character_tags_first else found + characters

@@ -5,12 +5,12 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from repro.errors import StageError
 from repro.hashing import hash_tree
+from repro.onnx import package_versions
 from repro.outputs import whole_file, write_text
 from repro.processes import run_here_or_there
 from repro.progress import Progress
@@ -20,9 +20,12 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
+from booru.captioning.annotations import TAGS
 from booru.images.decoding import UnreadableImageError, decode
 from booru.images.image_rows import PICTURE_EXTENSIONS, extension_of
+from tagging.model import CODE, DECODING, PACKAGES, STAGES
 from tagging.model_files import TAGGER_MODEL, TAGGER_TAGS
+from tagging.unusable import UnusableAnswerError
 from tagging.wd_captions import TagCaptions
 from tagging.wd_preprocess import Revision
 from tagging.wd_tagger import RATINGS, TAG_SCHEMA, WdModel, tag_row
@@ -34,9 +37,8 @@ LARGEST = 4 * CHUNK
 FLOOR = 0.05
 UNREADABLE = "unreadable"
 KEPT_SCHEMA = TAG_SCHEMA | {UNREADABLE: pl.String}
-STAGES = Path(__file__).parents[1]
 # All code that decides probabilities, below STAGES.
-TAGGING_CODE = ("booru/images", "repro/onnx.py", "tagging/wd_folder.py", "tagging/wd_preprocess.py", "tagging/wd_tagger.py")
+TAGGING_CODE = (DECODING, "tagging/wd_folder.py", *CODE[TAGS])
 
 
 class Picture(NamedTuple):
@@ -102,9 +104,7 @@ def caption_files(pictures: Sequence[Picture], extension: str) -> list[str]:
     return list(owners)
 
 
-def determining_parts(
-    images: Path, model: Path, preprocess: Revision, device: dict[str, str], batch_size: int, floor: float
-) -> dict[str, Any]:
+def determining_parts(model: Path, preprocess: Revision, device: dict[str, str], batch_size: int, floor: float) -> dict[str, Any]:
     """What determines the kept rows of a folder's pictures beside the pictures.
 
     Args:
@@ -117,14 +117,13 @@ def determining_parts(
         if not (model / name).is_file():
             raise StageError(f"{model / name}: no such file; a WD tagger's folder holds {TAGGER_MODEL} and {TAGGER_TAGS}")
     return {
-        "images": str(images.resolve()),
         "model": {name: hash_tree(model / name) for name in (TAGGER_MODEL, TAGGER_TAGS)},
         "preprocess": preprocess,
         "device": device,
         "batch_size": batch_size,
         "floor": floor,
         "code": code_digest(*(STAGES / path for path in TAGGING_CODE)),
-        "packages": {name: version(name) for name in ("numpy", "onnxruntime", "opencv-python-headless", "pillow")},
+        "packages": package_versions(PACKAGES[TAGS]),
     }
 
 
@@ -162,7 +161,11 @@ def tagged(tasks: Sequence[TagTask], processes: int) -> Iterator[TagTask]:
 
 def tag(task: TagTask) -> int:
     """Write the rows of a task's pictures; returns how many there are. Each batch is filled up to one size, so that a row
-    does not depend on its neighbours. A picture that cannot be read has the reason in its row and nothing else."""
+    does not depend on its neighbours. A picture that cannot be read has the reason in its row and nothing else.
+
+    Raises:
+        StageError: the model cannot be opened, or its answer to a picture, which is named, is no probabilities.
+    """
     model = _model_of_this_process(task.model, task.preprocess, task.device)
     rows: dict[int, tuple] = {}
     batch: dict[int, Image.Image] = {}
@@ -196,7 +199,11 @@ def _opened(path: Path) -> Image.Image | str:
 def _rows(model: WdModel, batch: dict[int, Image.Image], task: TagTask) -> dict[int, tuple]:
     images = list(batch.values())
     filled = images + images[-1:] * (task.batch_size - len(images))
-    probabilities = model.probabilities(filled)[: len(images)]
+    try:
+        probabilities = model.probabilities(filled)[: len(images)]
+    except UnusableAnswerError as error:
+        number = list(batch)[min(error.place, len(batch) - 1)]
+        raise StageError(f"{task.images / task.pictures[number].path}: {error}") from None
     return {number: (*tag_row(own, task.floor), None) for number, own in zip(batch, probabilities, strict=True)}
 
 
@@ -225,9 +232,11 @@ def write_caption(path: Path, captions: TagCaptions, tags: Sequence[str], append
     try:
         present = path.read_bytes() if path.exists() else None
         existing = present.decode().replace("\r\n", "\n") if append and present is not None else None
+        text = captions.caption(tags, existing) + "\n"
+        if text.encode() != present:
+            write_text(path, text)
     except UnicodeDecodeError:
         return f"{path.name} is not UTF-8 text, so that nothing was appended"
-    text = captions.caption(tags, existing) + "\n"
-    if text.encode() != present:
-        write_text(path, text)
+    except OSError as error:
+        return f"{path.name} cannot be read or written ({error.strerror or error})"
     return None

@@ -23,7 +23,9 @@ import onnxruntime
 import polars as pl
 from PIL import Image
 
+from booru.captioning.thresholds import reaches
 from tagging.model_files import TAGGER_MODEL, TAGGER_TAGS, tagger_folder
+from tagging.unusable import refuse_unusable
 from tagging.wd_preprocess import Revision, model_input
 
 if TYPE_CHECKING:
@@ -68,21 +70,28 @@ class WdModel:
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
 
     def probabilities(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """float32 [len(pictures), tags], of all pictures at once, or as many at once as the model takes."""
+        """float32 [len(pictures), tags], of all pictures at once, or as many at once as the model takes.
+
+        Raises:
+            UnusableAnswerError: the answer to a picture is not a probability for each tag.
+        """
         inputs = np.stack([model_input(picture, self._side, self._preprocess) for picture in pictures])
         if self._batch is None:
-            return self._run(inputs)
-        empty = -len(inputs) % self._batch
-        full = np.concatenate([inputs, np.repeat(inputs[-1:], empty, axis=0)])
-        parts = [self._run(full[start : start + self._batch]) for start in range(0, len(full), self._batch)]
-        return np.concatenate(parts)[: len(inputs)]
+            found = self._run(inputs)
+        else:
+            empty = -len(inputs) % self._batch
+            full = np.concatenate([inputs, np.repeat(inputs[-1:], empty, axis=0)])
+            parts = [self._run(full[start : start + self._batch]) for start in range(0, len(full), self._batch)]
+            found = np.concatenate(parts)[: len(inputs)]
+        refuse_unusable(found, self._path, "expected a WD tagger, whose last layer is a sigmoid")
+        return found
 
     def _run(self, inputs: np.ndarray) -> np.ndarray:
         (found,) = self._session.run([self._output], {self._input: inputs})
-        if found.shape != (len(inputs), len(self.vocabulary.names)) or not ((found >= 0) & (found <= 1)).all():
+        expected = (len(inputs), len(self.vocabulary.names))
+        if found.shape != expected:
             raise StageError(
-                f"{self._path}: its answers are not a probability (0 to 1) for each picture and tag; expected a WD tagger whose"
-                " last layer is a sigmoid"
+                f"{self._path}: its answers are {found.shape}, expected a number for each picture and tag: {expected}"
             )
         return found
 
@@ -117,7 +126,7 @@ class WdTagger:
 
 def tag_row(probabilities: np.ndarray, floor: float) -> tuple[list[float], list[int], list[float]]:
     """Columns of `TAG_SCHEMA` from float32 [tags]: the ratings', and what else has at least `floor`."""
-    places = RATINGS + np.flatnonzero(probabilities[RATINGS:] >= floor)
+    places = RATINGS + np.flatnonzero(reaches(probabilities[RATINGS:], floor))
     return probabilities[:RATINGS].tolist(), places.tolist(), probabilities[places].tolist()
 
 

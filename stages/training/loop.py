@@ -61,7 +61,8 @@ class Trainer:
         self.params = params
         self.mine = virtual_ranks_of(ranks.rank, ranks.world_size, self.settings.virtual_ranks)
         self.family = family(params.family)
-        self.model = self.family.load(job.base, precision=self.settings.precision, draws=self.settings.pictures is not None)
+        draws = self.settings.pictures is not None and ranks.rank == 0  # the only one that does
+        self.model = self.family.load(job.base, precision=self.settings.precision, draws=draws)
         scale = self.family.latent_scale(self.family.modules_of(self.model))
         self.examples = Examples(job.latents, job.captions, params, scale)
         self.trained = make_trained(self.model, params)

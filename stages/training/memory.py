@@ -2,8 +2,8 @@
 
 torch's fake tensors have shapes, types and storages but no contents. What is alive is counted operation by operation,
 so that gradient checkpointing, autocast and the LoKr's form need no formulas. Not in it: the allocator's rounding and
-fragmentation, cuDNN's and cuBLAS' workspaces, the driver's own context (together one to two GiB on a GPU), and what only
-drawing pictures needs (Stable Cascade's decoder).
+fragmentation, cuDNN's and cuBLAS' workspaces, and the driver's own context (together one to two GiB on a GPU). Nor is what
+a picture takes while it is drawn, but for the weights that it needs beside the model's (Stable Cascade's decoder).
 """
 
 import weakref
@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from families.family import Batch, Sizes, family
+from families.family import Batch, Family, Sizes, family
 from families.text_cache import TextCache
 from training.adapters import make_trained
 from training.examples import draw_timesteps
@@ -59,7 +59,8 @@ class _LiveBytes(TorchDispatchMode):
 @dataclass(frozen=True)
 class Memory:
     """Bytes of a process that computes alone: what is there between updates (model, trained numbers, optimizer state), the
-    most while a micro-batch is computed, one gradient buffer, and what of the optimizer's state more processes share out.
+    most while a micro-batch is computed, one gradient buffer, what of the optimizer's state more processes share out, and what is
+    there beside the model while pictures are drawn, between updates and by one process alone.
 
     `whole_gradient`: every process takes the whole gradient for its update (Adafactor).
     """
@@ -69,13 +70,14 @@ class Memory:
     gradient: int
     optimizer: int
     whole_gradient: bool
+    drawing: int
 
     def of_process(self, virtual_ranks: int, processes: int) -> int:
         """The most that a process of so many has at once: while it computes, its own virtual ranks' sums wait in further
         gradient buffers; when all exchange, it has its sum and what it receives. It holds its share of the optimizer's state."""
         waiting = (virtual_ranks // processes).bit_length() - 1
         exchanged = 1 + (processes > 1) + self.whole_gradient
-        most = max(self.peak + waiting * self.gradient, self.resident + exchanged * self.gradient)
+        most = max(self.peak + waiting * self.gradient, self.resident + exchanged * self.gradient, self.resident + self.drawing)
         return most - self.optimizer * (processes - 1) // processes
 
 
@@ -119,7 +121,20 @@ def update_memory(params: Params, base: Path, bucket: tuple[int, int], images: i
         trained.finish_gradients()
         peak, buffer = live.peak, gradient.untyped_storage().nbytes()
     sharded, replicated = _state_bytes(flat, settings)
-    return Memory(between_updates + sharded + replicated, peak + sharded + replicated, buffer, sharded, replicated > 0)
+    return Memory(
+        resident=between_updates + sharded + replicated,
+        peak=peak + sharded + replicated,
+        gradient=buffer,
+        optimizer=sharded,
+        whole_gradient=replicated > 0,
+        drawing=_drawing_bytes(of, base) if settings.pictures else 0,
+    )
+
+
+def _drawing_bytes(of: Family, base: Path) -> int:
+    with torch.device("meta"):
+        modules = of.empty_drawing_modules(base)
+    return sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
 
 
 def _state_bytes(flat: FlatWeights, settings: Train) -> tuple[int, int]:

@@ -31,6 +31,7 @@ def draw_pictures(of: Family, model: Model, settings: Pictures, seed: int, updat
         except StageError as error:
             raise StageError(f"picture after update {update}: {error}") from None
         save_png(picture, file)
+    of.put_drawing_away(model)
 
 
 def draw_sheet(settings: Pictures, updates: list[int], folder: Path) -> None:

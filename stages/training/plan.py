@@ -10,6 +10,7 @@ from repro.params import Params
 import torch
 
 from families.family import Modules, family
+from families.picture_sizes import refuse_undrawable_size
 from families.pipelines import refuse_other_family
 from training.adapters import lokr_size, trained_components
 from training.examples import Examples
@@ -61,6 +62,8 @@ def plan_text(params: Params, latents: Path, captions: Path, base: Path) -> str:
     """
     settings, of = params.train, family(params.family)
     refuse_other_family(base, params.family)
+    if settings.pictures:
+        refuse_undrawable_size(base, params.family, settings.pictures)
     with torch.device("meta"):
         modules = of.empty_modules(base)
     examples = Examples(latents, captions, params, of.latent_scale(modules))

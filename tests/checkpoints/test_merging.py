@@ -663,6 +663,18 @@ def test_a_module_of_zeros_need_not_change_its_tensor(tmp_path: Path, w1: float,
     assert merge.changes["unet"] == {"tensors": 6, "lokr_modules": 2, "changed": 1}
 
 
+def test_what_is_left_out_is_no_part_of_the_merge(tmp_path: Path) -> None:
+    """Else it would wait for ever for tensors that nobody asks for, and never tell that none has changed."""
+    files = write_models(tmp_path, {"a": ones(), "b": ones()})
+    names = open_merge("0.5 * a + 0.5 * b", files).specs
+    gone = min(names)
+    merge = open_merge("0.5 * a + 0.5 * b", files, left_out=(gone,))
+    assert merge.specs.keys() == names.keys() - {name for name in names if name.startswith(gone)}
+    with pytest.raises(StageError, match=NOTHING_CHANGED):
+        for name in merge.specs:
+            list(merge.chunks(name))
+
+
 NOTHING_CHANGED = re.escape("the formula changes no tensor of a (") + r".*/a(\.safetensors)?\); --unchanged accept"
 
 

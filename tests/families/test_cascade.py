@@ -245,13 +245,6 @@ def test_pictures_are_those_of_diffusers_pipelines(model: Cascade, decoder_guida
     assert float(difference.abs().max()) < 1 / 255 and float(pixels.std()) > 0.05
 
 
-def test_sides_that_cannot_be_drawn(model: Cascade) -> None:
-    with pytest.raises(
-        StageError, match=r"width 80: this model draws whole latents of 10.67 pixels, for it 84 pixels;.*such as 32"
-    ):
-        cascade.draw_picture(model, "1girl", 3, pictures(width=80))
-
-
 def changed(folder: Path, target: Path, part: str, tensor: str, value: float) -> Path:
     shutil.copytree(folder, target)
     path = target / part / "diffusion_pytorch_model.safetensors"
@@ -271,13 +264,102 @@ def test_values_that_are_not_finite(tmp_path: Path, folder: Path, part: str, ten
         cascade.draw_picture(broken, "1girl", 3, pictures())
 
 
-@pytest.mark.parametrize("part", ["prior", "text_encoder", "effnet", "decoder/decoder", "decoder/vqgan", "model_index.json"])
+PARTS = [
+    "prior", "text_encoder", "tokenizer", "effnet",
+    "decoder/decoder", "decoder/vqgan", "decoder/text_encoder", "decoder/tokenizer", "model_index.json",
+]  # fmt: skip
+
+
+def one_line(failure: pytest.ExceptionInfo[StageError], folder: Path) -> str:
+    words = str(failure.value)
+    assert len(words.splitlines()) == 1 and words.startswith(f"{folder}") and "huggingface.co" not in words
+    return words
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_missing_parts_are_named(tmp_path: Path, folder: Path, part: str) -> None:
     shutil.copytree(folder, tmp_path / "base")
     path = tmp_path / "base" / part
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(StageError, match=str(path)):
+    with pytest.raises(StageError, match=str(path)) as failure:
         cascade.load(tmp_path / "base")
+    one_line(failure, path)
+
+
+@pytest.mark.parametrize("part", ["prior", "text_encoder", "decoder/decoder", "decoder/vqgan", "decoder/text_encoder"])
+def test_a_part_that_lacks_a_tensor_is_refused(tmp_path: Path, folder: Path, part: str) -> None:
+    """transformers makes random numbers up in its place."""
+    shutil.copytree(folder, tmp_path / "base")
+    (path,) = (tmp_path / "base" / part).glob("*.safetensors")
+    tensors = load_file(path)
+    gone = max(name for name in tensors if name.endswith(".weight"))
+    save_file({name: tensor for name, tensor in tensors.items() if name != gone}, path, {"format": "pt"})
+    with pytest.raises(StageError, match=f"tensor '{gone}' of its .* is missing; fetch or make it again$") as failure:
+        cascade.load(tmp_path / "base")
+    one_line(failure, path.parent)
+
+
+@pytest.mark.parametrize("part", ["prior", "text_encoder", "decoder/vqgan"])
+def test_a_part_of_other_shapes_is_refused(tmp_path: Path, folder: Path, part: str) -> None:
+    shutil.copytree(folder, tmp_path / "base")
+    (path,) = (tmp_path / "base" / part).glob("*.safetensors")
+    tensors = load_file(path)
+    name = max(name for name in tensors if name.endswith(".weight"))
+    save_file(tensors | {name: torch.zeros(3, 3)}, path, {"format": "pt"})
+    with pytest.raises(StageError, match=r"shape|size") as failure:
+        cascade.load(tmp_path / "base")
+    one_line(failure, path.parent)
+
+
+@pytest.mark.parametrize("part", ["prior", "text_encoder", "decoder/vqgan"])
+def test_a_part_that_is_cut_off_is_refused(tmp_path: Path, folder: Path, part: str) -> None:
+    shutil.copytree(folder, tmp_path / "base")
+    (path,) = (tmp_path / "base" / part).glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(StageError, match="cannot be loaded as") as failure:
+        cascade.load(tmp_path / "base")
+    one_line(failure, path.parent)
+
+
+@pytest.mark.parametrize("file", ["vocab.json", "merges.txt", "tokenizer_config.json"])
+@pytest.mark.parametrize("part", ["tokenizer", "decoder/tokenizer"])
+def test_a_tokenizer_that_is_broken_is_refused(tmp_path: Path, folder: Path, part: str, file: str) -> None:
+    shutil.copytree(folder, tmp_path / "base")
+    path = tmp_path / "base" / part / file
+    path.write_bytes(b'["rubbish"' if file.endswith("json") else b"\xff\xfe")
+    with pytest.raises(StageError, match="cannot be loaded as CLIPTokenizer") as failure:
+        cascade.load(tmp_path / "base")
+    one_line(failure, path.parent)
+    path.unlink()
+    if file != "tokenizer_config.json":
+        with pytest.raises(StageError, match=f"no {file}; expected a folder with a CLIPTokenizer"):
+            cascade.load(tmp_path / "base")
+
+
+@pytest.mark.parametrize("part", ["prior", "text_encoder", "decoder/vqgan"])
+def test_configs_without_a_folder_or_of_another_kind(tmp_path: Path, folder: Path, part: str) -> None:
+    def empty(base: Path) -> None:
+        cascade.empty_modules(base)
+        cascade.empty_drawing_modules(base)
+
+    shutil.copytree(folder, tmp_path / "base")
+    path = tmp_path / "base" / part
+    (path / "config.json").write_text("[")
+    with pytest.raises(StageError, match="cannot be loaded as") as failure:
+        empty(tmp_path / "base")
+    one_line(failure, path)
+    shutil.rmtree(path)
+    with pytest.raises(StageError, match="missing; expected a folder with a") as failure:
+        empty(tmp_path / "base")
+    one_line(failure, path)
+
+
+def test_the_decoder_leaves_the_model_and_comes_back_with_the_same_bits(model: Cascade) -> None:
+    """Where it is put away nothing of it stays on the device; the next picture fetches it."""
+    drawn = cascade.draw_picture(model, "1girl", 3, pictures())
+    cascade.put_drawing_away(model)
+    assert {weight.device.type for module in model.decoder.modules() for weight in module.parameters()} == {"cpu"}
+    assert cascade.draw_picture(model, "1girl", 3, pictures()).tobytes() == drawn.tobytes()
 
 
 def test_an_index_with_another_kind_of_value(tmp_path: Path, folder: Path) -> None:

@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,13 @@ from families.sdxl import (
     Sdxl,
     draw_picture,
     encode_captions,
-    encode_training_captions,
     load,
     loss_weights,
     losses,
     sample_latents,
     time_ids,
 )
-from families.text_cache import TextCache
+from families.text_cache import TextCache, encode_training_captions
 from families.tokens import token_windows
 
 SIZES = [Sizes(128, 192, 5, 10, 64, 64), Sizes(80, 48, 0, 0, 64, 64)]
@@ -261,7 +261,7 @@ def test_cached_text_is_the_same_bits_in_any_batch_after_any_other(
 ) -> None:
     cached = replace(model, text_cache=TextCache(megabytes))
     for batch in [*batches, WORDS, WORDS[-3:]]:
-        context, pooled = encode_training_captions(cached, batch, 225)
+        context, pooled = encode_training_captions(cached.text_cache, batch, 225, partial(encode_captions, cached))
         assert torch.equal(context, torch.cat([alone[word][0] for word in batch]))
         assert torch.equal(pooled, torch.cat([alone[word][1] for word in batch]))
     assert cached.text_cache.bytes <= megabytes * 10**6

@@ -15,6 +15,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small_cascade import write_small_cascade
 from small_sdxl import write_small_sdxl
 from torch.nn.modules.module import register_module_module_registration_hook
 
@@ -139,14 +140,26 @@ def test_broken_weights_are_named(model: Model, tmp_path: Path, part: str, words
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"^the merged model: .*nowhere: no model_index.json; expected a diffusers folder$"):
-        check_model_folders({"merged": tmp_path / "nowhere"}, "sdxl")
+        check_model_folders({"merged": tmp_path / "nowhere"}, "sdxl", RECIPE)
 
 
 def test_a_model_of_another_family_is_refused(model: Model) -> None:
-    check_model_folders({"base": model.folder}, "sdxl")
+    check_model_folders({"base": model.folder}, "sdxl", RECIPE)
     words = r"^the base model: .*model_index.json: a StableDiffusionXLPipeline, but family is cascade: "
     with pytest.raises(StageError, match=words):
-        check_model_folders({"base": model.folder}, "cascade")
+        check_model_folders({"base": model.folder}, "cascade", RECIPE)
+
+
+def test_a_size_that_a_model_cannot_draw_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    """Its configs alone are there."""
+    folder = write_small_cascade(tmp_path / "cascade", seed=1)
+    for weights in folder.rglob("*.safetensors"):
+        weights.unlink()
+    asked = RECIPE.model_copy(update={"width": 64, "height": 96})
+    check_model_folders({"base": folder}, "cascade", asked)
+    words = r"^the base model: height 80: whole latents of .*cascade make no picture of this side; choose 72 or 96$"
+    with pytest.raises(StageError, match=words):
+        check_model_folders({"base": folder}, "cascade", asked.model_copy(update={"height": 80}))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from booru.captioning.profiles import Profile, profile, profiles
+from booru.captioning.tagger_words import spelled
 from characters.references import Reference
-from generation.requests import picture_seed, requests_for, spoken
+from generation.requests import picture_seed, requests_for
 
 MIKA = Reference(
     character="mika_(lorelei)",
@@ -44,7 +45,7 @@ def prompts(reference: Reference = MIKA, rules: Profile = EPSILON, **changes: ob
     ("tag", "text"), [("long_hair", "long hair"), (">_<", ">_<"), ("^_^", "^_^"), ("||_||", "|| ||"), ("", "")]
 )
 def test_underscores_stay_in_short_names_only(tag: str, text: str) -> None:
-    assert spoken(tag) == text
+    assert spelled(tag) == text
 
 
 def test_a_prompt_has_the_order_and_words_of_its_profile() -> None:

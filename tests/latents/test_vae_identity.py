@@ -1,14 +1,16 @@
 """Latents know their VAE, and training refuses those of another one."""
 
 from pathlib import Path
+from typing import get_args
 
 from repro.errors import StageError
+from repro.params import FamilyName
 from repro.tensorfile import write_tensors
 
 import pytest
 import torch
 
-from latents.vae_identity import VAE_KEY, latents_vae, refuse_latents_of_another_vae, vae_digest
+from latents.vae_identity import ENCODER_FOLDERS, VAE_KEY, latents_vae, refuse_latents_of_another_vae, vae_digest
 
 
 def write_vae(base: Path, weights: bytes = b"weights") -> Path:
@@ -27,24 +29,24 @@ def write_latents(folder: Path, *digests: str | None) -> Path:
 
 def test_the_digest_is_of_the_vae_and_of_nothing_else(tmp_path: Path) -> None:
     base = write_vae(tmp_path / "base")
-    digest = vae_digest(base)
+    digest = vae_digest(base, "sdxl")
     (base / "unet").mkdir()
     (base / "unet" / "weights").write_bytes(b"anything")
-    assert vae_digest(base) == digest == vae_digest(write_vae(tmp_path / "elsewhere"))
-    assert vae_digest(write_vae(tmp_path / "other", b"other weights")) != digest
+    assert vae_digest(base, "sdxl") == digest == vae_digest(write_vae(tmp_path / "elsewhere"), "sdxl")
+    assert vae_digest(write_vae(tmp_path / "other", b"other weights"), "sdxl") != digest
 
 
 def test_latents_of_this_vae_pass(tmp_path: Path) -> None:
     base = write_vae(tmp_path / "base")
-    latents = write_latents(tmp_path / "latents", vae_digest(base), vae_digest(base))
-    assert latents_vae(latents) == vae_digest(base)
-    refuse_latents_of_another_vae(latents, base)
+    latents = write_latents(tmp_path / "latents", vae_digest(base, "sdxl"), vae_digest(base, "sdxl"))
+    assert latents_vae(latents) == vae_digest(base, "sdxl")
+    refuse_latents_of_another_vae(latents, base, "sdxl")
 
 
 def test_latents_of_another_vae_are_refused(tmp_path: Path) -> None:
-    latents = write_latents(tmp_path / "latents", vae_digest(write_vae(tmp_path / "other", b"other weights")))
+    latents = write_latents(tmp_path / "latents", vae_digest(write_vae(tmp_path / "other", b"other weights"), "sdxl"))
     with pytest.raises(StageError, match=r"encoded by the VAE .* run the cache-latents stage with this base model"):
-        refuse_latents_of_another_vae(latents, write_vae(tmp_path / "base"))
+        refuse_latents_of_another_vae(latents, write_vae(tmp_path / "base"), "sdxl")
 
 
 @pytest.mark.parametrize(
@@ -67,16 +69,17 @@ def test_a_shard_that_is_none(tmp_path: Path) -> None:
 
 
 def test_stable_cascades_image_encoder_is_in_the_place_of_the_vae(tmp_path: Path) -> None:
-    base = write_vae(tmp_path / "base").rename(tmp_path / "cascade")
-    digest = vae_digest(base)
+    base = write_vae(tmp_path / "cascade")
+    digest = vae_digest(base, "sdxl")
     (base / "vae").rename(base / "effnet")
-    assert vae_digest(base) == digest
-    refuse_latents_of_another_vae(write_latents(tmp_path / "latents", digest), base)
-    (base / "effnet" / "more").write_bytes(b"another")
-    with pytest.raises(StageError, match=r"encoded by the VAE or image encoder .*, but .*effnet is"):
-        refuse_latents_of_another_vae(tmp_path / "latents", base)
+    assert vae_digest(base, "cascade") == digest
+    write_vae(base.with_name("other"), b"other weights").joinpath("vae").rename(base / "vae")
+    refuse_latents_of_another_vae(write_latents(tmp_path / "latents", digest), base, "cascade")
+    with pytest.raises(StageError, match=r"encoded by the VAE or image encoder .*, but .*vae is"):
+        refuse_latents_of_another_vae(tmp_path / "latents", base, "sdxl")
 
 
-def test_a_base_without_a_vae(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="vae: missing"):
-        vae_digest(tmp_path)
+@pytest.mark.parametrize("name", get_args(FamilyName))
+def test_a_base_without_the_familys_encoder(tmp_path: Path, name: FamilyName) -> None:
+    with pytest.raises(StageError, match=f"{ENCODER_FOLDERS[name]}: missing"):
+        vae_digest(write_vae(tmp_path) if name == "cascade" else tmp_path, name)

@@ -1,10 +1,12 @@
 from pathlib import Path
 from typing import get_args
 
-from repro.params import Base, Params, Train, load_params
+from repro.params import Base, FamilyName, Params, Train, load_params
 
 import pytest
 
+from families.family import family
+from reporting.families import FAMILY_WORDS
 from reporting.training import (
     OPTIMIZER_PAPERS,
     OPTIMIZER_WORDS,
@@ -64,9 +66,17 @@ def test_the_target_is_told_where_the_recipe_sets_it():
 
 def test_factors_by_name_come_behind_those_by_class():
     lokr = params().train.lokr
-    assert factor_words(lokr, "UNet").endswith("text encoder attention 2, MLP 2")
+    sdxl = "UNet attention 2, feed-forward 2, resnet 2, projections 2; text encoder attention 2, MLP 2"
+    assert factor_words(lokr, "sdxl") == sdxl
+    assert factor_words(lokr, "cascade") == sdxl.replace("UNet", "stage C prior").replace("feed-forward 2, ", "")
     named = lokr.model_copy(update={"by_name": {"lora_unet_.*_ff_net_2": 4, "lora_te1_.*": None}})
-    assert factor_words(named, "UNet").endswith("MLP 2; by name: lora_unet_.*_ff_net_2 4, lora_te1_.* untrained")
+    assert factor_words(named, "sdxl").endswith("MLP 2; by name: lora_unet_.*_ff_net_2 4, lora_te1_.* untrained")
+
+
+@pytest.mark.parametrize("name", get_args(FamilyName))
+def test_factors_are_told_of_the_classes_that_the_family_has(name):
+    told = {setting for settings in FAMILY_WORDS[name].lokr for setting in settings}
+    assert told == set(family(name).LOKR_CLASSES.values())
 
 
 def test_epochs_are_told_where_they_were_asked_for():

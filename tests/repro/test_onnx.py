@@ -1,9 +1,10 @@
 """ONNX models are opened on one thread, or refused in words."""
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from repro.errors import StageError
-from repro.onnx import ON_CPU, open_session
+from repro.onnx import ON_CPU, open_session, package_versions
 
 import onnxruntime
 import pytest
@@ -43,3 +44,17 @@ def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path):
 def test_a_gpu_needs_the_build_for_it(model: Path):
     with pytest.raises(StageError, match=r"device: cuda:1, but this ONNX Runtime.*install onnxruntime-gpu"):
         open_session(model, device="cuda:1")
+
+
+def test_the_runtime_tells_its_version_where_another_package_brings_it(monkeypatch: pytest.MonkeyPatch):
+    names = ("numpy", "onnxruntime", "pillow")
+    expected = {name: version(name) for name in names}
+    assert package_versions(names) == expected
+
+    def installed(name: str) -> str:
+        if name == "onnxruntime":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("repro.onnx.version", installed)
+    assert package_versions(names) == expected

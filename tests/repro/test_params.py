@@ -217,6 +217,7 @@ def test_every_recipe_loads() -> None:
         ("sample-cascade", "train.pictures.decoder=", r"train\.pictures\.decoder"),
         ("sample-cascade", "annotate.tags=", r"caption\.tags: annotations needs a tagger"),
         ("sample-cascade", "caption.general_threshold=0.01", r"annotate\.tags\.floor \(0\.05\)"),
+        ("sample-cascade", "annotate.tags.floor=0.36", r"annotate\.tags\.floor: Input should be less than or equal to 0\.35"),
         ("sample", "caption.above={aesthetic: 0.9, quality: null}", r"caption\.above: aesthetic needs a model"),
         ("sample", "caption.repeats=[{aesthetic: null, quality: 0.9, extra: 5}]", r"caption\.repeats: quality needs a model"),
         ("sample-cascade", "caption.above={aesthetic: null, quality: null}", "give a score in aesthetic or in quality"),

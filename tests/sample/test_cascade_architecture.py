@@ -79,8 +79,8 @@ def test_untrained_models_predict_their_input(stage: str) -> None:
     else:
         model, x, hint = make_stage_c(7), noise(4, EFFNET.latent_channels, 8, 8), None
     assert float((predicted(model, x, hint) - x).square().mean()) < 1e-3
-    larger = predicted(model, 1.5 * x, hint)
-    assert float((larger - 1.5 * x).square().mean()) < 1e-2
+    # Also what is larger than noise of deviation 1, about, in spite of the norms on the way.
+    assert float((predicted(model, 1.5 * x, hint) - 1.5 * x).square().mean()) < 0.03
 
 
 @pytest.mark.parametrize("make", [make_stage_b, make_stage_c])

@@ -1,4 +1,4 @@
-"""Training of the small Stable Cascade's image encoder and stage B: learning, exact continuation, any number of processes."""
+"""Training of the parts of the small Stable Cascade: learning, exact continuation, any number of processes."""
 
 import dataclasses
 import io
@@ -11,19 +11,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_cascade import write_small_cascade
 from tiny_booru import make_tar
+from tiny_training import write_captions, write_latents, write_params
 
 from booru.images.indexing import index_here
+from families.cascade import load, modules_of
+from families.cascade_schedule import time_of_share
 from families.effnet import load_effnet
 from sample.architecture import POOLED_WIDTH
 from sample.cascade_architecture import EFFNET, LATENT_DEVIATION, make_stage_a
 from sample.cascade_decoder import StageBLesson, predicted_noise
 from sample.cascade_image_encoder import ImageEncoderLesson, encoder_input, settle_latents, train_image_encoder
 from sample.cascade_model import write_image_encoder
-from sample.cascade_updates import Lesson, Settings, rate, run_updates, train
+from sample.cascade_stage_c import StageCLesson, loss_weight, train_stage_c
+from sample.cascade_updates import Lesson, Settings, rate_factor, run_updates, train
 from training.ranks import Ranks
 
-SMALL = Settings(updates=4, batch=2, rate=1e-3, warmup=2, save_every=2)
+SMALL = Settings(updates=3, batch=1, rates={"image encoder": 1e-3, "stage B": 1e-3}, warmup=2, save_every=2)
 
 
 def blocks(number: int) -> bytes:
@@ -55,10 +60,22 @@ def stage_b_lesson(encoder_lesson: ImageEncoderLesson, tmp_path_factory: pytest.
     return StageBLesson(lesson.index, lesson.images, lesson.latents, folder / "effnet", 11, folder / "state", SMALL)
 
 
-@pytest.fixture(params=["encoder", "stage B"])
+@pytest.fixture(scope="module")
+def stage_c_lesson(tmp_path_factory: pytest.TempPathFactory) -> StageCLesson:
+    """13 and 6 pictures in micro-batches of 2: 10 of them are an epoch, two of these with one picture."""
+    folder = tmp_path_factory.mktemp("stage-c")
+    base = write_small_cascade(folder / "base", 3)
+    latents = write_latents(folder / "latents", base)
+    captions = write_captions(folder / "captions", latents)
+    params = load_params(
+        write_params(folder / "params.yaml", family="cascade", updates=6, virtual_ranks=2, batch_size=4, save_every=3)
+    )
+    return StageCLesson(base, latents, captions, params, folder / "state")
+
+
+@pytest.fixture(params=["encoder_lesson", "stage_b_lesson", "stage_c_lesson"])
 def lesson(request: pytest.FixtureRequest, tmp_path: Path) -> Lesson:
-    name = "encoder_lesson" if request.param == "encoder" else "stage_b_lesson"
-    return in_folder(request.getfixturevalue(name), tmp_path / "whole")
+    return in_folder(request.getfixturevalue(request.param), tmp_path / "whole")
 
 
 def in_folder(lesson: Lesson, folder: Path) -> Lesson:
@@ -66,17 +83,17 @@ def in_folder(lesson: Lesson, folder: Path) -> Lesson:
     return dataclasses.replace(lesson, state=folder)
 
 
-def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    tensors = [module.state_dict() for module in (one, other)]
+def equal(one: dict[str, torch.nn.Module], other: dict[str, torch.nn.Module]) -> bool:
+    tensors = [torch.nn.ModuleDict(modules).state_dict() for modules in (one, other)]
     return tensors[0].keys() == tensors[1].keys() and all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
 
 
 def test_rate_rises_then_falls_to_zero() -> None:
     settings = dataclasses.replace(SMALL, updates=20, warmup=4)
-    rates = [rate(update, settings) for update in range(20)]
-    assert rates[:5] == [settings.rate * share for share in (0.25, 0.5, 0.75, 1.0, 1.0)]
-    assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert 0 < rates[-1] < settings.rate / 50
+    factors = [rate_factor(update, settings) for update in range(20)]
+    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert factors[4:] == sorted(factors[4:], reverse=True)
+    assert 0 < factors[-1] < 1 / 50
 
 
 def test_any_way_of_running_gives_the_same_weights(lesson: Lesson, tmp_path: Path) -> None:
@@ -84,9 +101,9 @@ def test_any_way_of_running_gives_the_same_weights(lesson: Lesson, tmp_path: Pat
     whole, history = run_updates(lesson, Ranks(0, 1))
     cut = in_folder(lesson, tmp_path / "cut")
     run_updates(cut, Ranks(0, 1))
-    (cut.state / "update-00000004.safetensors").unlink()
+    max(cut.state.glob("update-*.safetensors")).unlink()
     again, rows = run_updates(cut, Ranks(0, 1))
-    assert [row.update for row in rows] == list(range(4))
+    assert [row.update for row in rows] == list(range(cut.settings.updates))
     assert equal(again, whole)
     in_two, rows = train(in_folder(lesson, tmp_path / "two"), processes=2)
     assert rows == history
@@ -94,9 +111,10 @@ def test_any_way_of_running_gives_the_same_weights(lesson: Lesson, tmp_path: Pat
 
 
 def test_the_image_encoder_learns_and_its_latents_have_one_deviation(encoder_lesson: ImageEncoderLesson, tmp_path: Path) -> None:
-    settings = dataclasses.replace(SMALL, updates=40, rate=3e-3)
+    settings = dataclasses.replace(SMALL, updates=24, rates={"image encoder": 3e-3})
     lesson = dataclasses.replace(encoder_lesson, state=tmp_path, settings=settings)
-    module, history = run_updates(lesson, Ranks(0, 1))
+    modules, history = run_updates(lesson, Ranks(0, 1))
+    module = modules["image encoder"]
     assert sum(row.loss for row in history[-5:]) < 0.7 * sum(row.loss for row in history[:5])
     pictures = lesson.pictures()
     settle_latents(module.encoder, pictures)
@@ -116,8 +134,9 @@ def test_the_written_encoder_is_the_trained_one_in_half_precision(encoder_lesson
 
 
 def test_stage_b_learns_and_is_told_no_text(stage_b_lesson: StageBLesson, tmp_path: Path) -> None:
-    settings = dataclasses.replace(SMALL, updates=30, batch=4, rate=2e-3)
-    stage_b, history = run_updates(dataclasses.replace(stage_b_lesson, state=tmp_path, settings=settings), Ranks(0, 1))
+    settings = dataclasses.replace(SMALL, updates=12, rates={"stage B": 2e-3})
+    modules, history = run_updates(dataclasses.replace(stage_b_lesson, state=tmp_path, settings=settings), Ranks(0, 1))
+    stage_b = modules["stage B"]
     assert sum(row.loss for row in history[-5:]) < 0.8 * sum(row.loss for row in history[:5])
     assert not stage_b.clip_txt_pooled_mapper.weight.any()
     pictures = stage_b_lesson.pictures().batch(2, "test") * 0.5 + 0.5
@@ -125,3 +144,22 @@ def test_stage_b_learns_and_is_told_no_text(stage_b_lesson: StageBLesson, tmp_pa
     hint = torch.zeros(2, EFFNET.latent_channels, *(side // 4 for side in noisy.shape[2:]))
     told = stage_b(noisy, times, torch.randn(2, 1, POOLED_WIDTH), effnet=hint, return_dict=False)[0]
     assert torch.allclose(told, predicted_noise(stage_b, noisy, times, hint), atol=1e-5)
+
+
+def test_losses_of_stage_c_count_by_the_latents_own_signal() -> None:
+    """Latents have sixteen times the noise's variance: their SNR is gamma where the signal's share is 1/9."""
+    edge = time_of_share(1 / 9)
+    assert [loss_weight(time) for time in (1.0, 0.9, edge + 1e-3)] == [1.0, 1.0, 1.0]
+    assert loss_weight(edge - 0.02) < 1.0
+    assert loss_weight(time_of_share(0.5)) == pytest.approx(2.0 / 16.0)
+
+
+def test_stage_c_trains_text_encoder_and_prior_at_their_rates(stage_c_lesson: StageCLesson, tmp_path: Path) -> None:
+    before = {f"{part}.{name}": tensor for part, module in modules_of(load(stage_c_lesson.base, draws=False)).items()
+              for name, tensor in module.state_dict().items()}  # fmt: skip
+    still = stage_c_lesson.params.model_copy(update={"te_lr": 0.0})
+    for params, moves in ((stage_c_lesson.params, True), (still, False)):
+        lesson = dataclasses.replace(stage_c_lesson, params=params, state=tmp_path / str(moves))
+        trained = train_stage_c(lesson, 1)
+        changed = {name.split(".")[0] for name, tensor in trained.items() if not torch.equal(tensor, before[name])}
+        assert changed == ({"text_encoder", "prior"} if moves else {"prior"})

@@ -119,5 +119,5 @@ def test_scores_that_are_not_finite_are_refused(tmp_path: Path, pictures: list[I
     weights = load_file(tmp_path / "aesthetic" / "model.safetensors")
     weights["classifier.bias"][0] = float("nan")
     save_file(weights, tmp_path / "aesthetic" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(StageError, match="aesthetic: the model gives scores that are not finite"):
+    with pytest.raises(StageError, match="aesthetic: its answers are not numbers from 0 to 1; fetch it again"):
         AestheticShadow(tmp_path, settings(), CPU).describe(pictures)

@@ -138,3 +138,17 @@ def test_broken_files_are_told_in_words(tmp_path: Path, name: str) -> None:
     (tmp_path / "text" / name).write_text("{")
     with pytest.raises(StageError, match=r"text.*: cannot be loaded as "):
         LlavaReader(tmp_path, settings(), CPU)
+
+
+@pytest.mark.parametrize("prompt", ["<image>\nwas sagt der Text, schön?", "user: <image> 文字?"])
+def test_a_prompt_that_the_tokenizer_does_not_give_back_is_refused(models: Path, prompt: str) -> None:
+    """Captions could not tell the answer from it, after all the hours of reading."""
+    with pytest.raises(StageError, match=r"annotate\.text\.prompt: .* comes back from the tokenizer as "):
+        LlavaReader(models, settings(prompt=prompt), CPU)
+
+
+def test_a_picture_in_the_middle_of_the_prompt_is_taken_out_again(models: Path, pictures: list[Image.Image]) -> None:
+    middle = LlavaReader(models, settings(prompt="user: <image> what?"), CPU)
+    assert all(
+        answer.split()[:2] == ["user:", "what?"] or answer.startswith("user:  what?") for (answer,) in middle.describe(pictures)
+    )

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from repro.errors import StageError
-from repro.params import Annotate
+from repro.params import Annotate, load_params
 
 import pytest
 import torch
@@ -185,3 +185,26 @@ def test_another_models_weights_are_refused(models: Path) -> None:
     shutil.copy(models / "clip" / "model.safetensors", models / "aesthetic" / "model.safetensors")
     with pytest.raises(StageError, match="aesthetic: its weights lack "):
         load_pretrained(ViTForImageClassification, models / "aesthetic", torch.float32)
+
+
+@pytest.mark.parametrize("named", ["pytorch_model.bin", "model-00001-of-00002.safetensors"])
+def test_weights_that_the_parameters_name_are_not_passed_over_for_others(models: Path, named: str) -> None:
+    """transformers takes model.safetensors where it is there, whatever lies beside it."""
+    folder = models / "aesthetic"
+    (folder / named).write_bytes(b"the weights that are meant")
+    digest = hashlib.sha256((folder / named).read_bytes()).hexdigest()
+    part = part_of(models, "annotate.aesthetic", sha256={named: digest})
+    with pytest.raises(StageError) as caught:
+        part.digests(models)
+    text = f"{folder}/model.safetensors: these weights would be read, but annotate.aesthetic.sha256 names {named}; remove"
+    assert str(caught.value).startswith(text)
+    (folder / "model.safetensors").unlink()
+    if named == "pytorch_model.bin":
+        assert part.digests(models)[named] == digest
+
+
+@pytest.mark.parametrize("recipe", ["sample", "sample-cascade"])
+def test_the_files_of_the_sample_recipes_models_are_there(recipe: str) -> None:
+    annotate = load_params(Path("recipes", f"{recipe}.yaml")).annotate
+    for part in asked_folders(annotate):
+        assert set(part.files) <= set(part.digests(Path(annotate.folder)))

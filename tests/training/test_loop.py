@@ -220,6 +220,13 @@ def test_what_must_not_reach_a_byte_does_not(family_inputs: Path, tmp_path: Path
     assert list((tmp_path / "curves").iterdir())
 
 
+def test_rank_0_alone_holds_what_only_draws(cascade_inputs: Path, tmp_path: Path) -> None:
+    job = job_of(cascade_inputs, tmp_path / "run", virtual_ranks=2, batch_size=2, micro_batch_size=1)
+    assert job.params.train.pictures
+    assert [Trainer(job, Ranks(rank, 2)).model.decoder is not None for rank in (0, 1)] == [True, False]
+    assert trainer_of(cascade_inputs, tmp_path / "without").model.decoder is None
+
+
 def test_epochs_are_counted_in_their_updates(family_inputs: Path, tmp_path: Path) -> None:
     """19 images, 10 micro-batches: two updates of the four virtual ranks and a short one."""
     trainer = trainer_of(family_inputs, tmp_path / "run", updates=None, epochs=2)

@@ -1,5 +1,6 @@
 """The memory estimate: SDXL itself with and without checkpointing, and what a real update of the small model allocates."""
 
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from real_sdxl import write_real_sdxl_configs
 from tiny_training import job_of, sample_values
 
+from families.cascade_decoder import load_decoder
 from training.loop import Trainer
 from training.memory import Memory, update_memory
 from training.plan import GIB
@@ -68,13 +70,30 @@ def test_the_estimate_is_what_a_real_update_allocates(family_inputs: Path, tmp_p
     assert estimate.peak - estimate.resident == pytest.approx(allocated, rel=0.1)
 
 
+def test_stable_cascades_decoder_counts_where_pictures_are_drawn(cascade_inputs: Path, tmp_path: Path) -> None:
+    base = cascade_inputs / "base"
+    with_it, without = (
+        update_memory(job_of(cascade_inputs, tmp_path / name, **changes).params, base, (64, 64), 2)
+        for name, changes in (("with", {}), ("without", {"pictures": None}))
+    )
+    decoder = load_decoder(base / "decoder")
+    assert with_it.drawing == sum(tensor.nbytes for module in decoder.modules() for tensor in module.state_dict().values())
+    assert replace(with_it, drawing=0) == without
+
+
 def test_more_processes_share_the_optimizer_and_hold_fewer_sums() -> None:
-    memory = Memory(resident=100, peak=200, gradient=10, optimizer=40, whole_gradient=False)
+    memory = Memory(resident=100, peak=200, gradient=10, optimizer=40, whole_gradient=False, drawing=0)
     assert [memory.of_process(4, processes) for processes in (1, 2, 4)] == [220, 190, 170]
 
 
 def test_the_exchange_counts_where_it_takes_more_than_a_micro_batch() -> None:
-    memory = Memory(resident=100, peak=115, gradient=10, optimizer=40, whole_gradient=False)
+    memory = Memory(resident=100, peak=115, gradient=10, optimizer=40, whole_gradient=False, drawing=0)
     assert [memory.of_process(1, 1), memory.of_process(2, 2)] == [115, 120 - 20]
-    replicated = Memory(resident=100, peak=115, gradient=10, optimizer=0, whole_gradient=True)
+    replicated = Memory(resident=100, peak=115, gradient=10, optimizer=0, whole_gradient=True, drawing=0)
     assert [replicated.of_process(1, 1), replicated.of_process(2, 2)] == [120, 130]
+
+
+def test_a_picture_counts_where_it_takes_more_than_an_update() -> None:
+    memory = Memory(resident=100, peak=200, gradient=10, optimizer=40, whole_gradient=False, drawing=90)
+    assert memory.of_process(1, 1) == 200
+    assert replace(memory, drawing=130).of_process(2, 2) == 230 - 20

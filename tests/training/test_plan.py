@@ -3,11 +3,12 @@
 import re
 from pathlib import Path
 
+from repro.errors import StageError
 from repro.params import load_params
 
 import pytest
 from safetensors.torch import load_file
-from tiny_training import write_captions, write_params
+from tiny_training import family_values, write_captions, write_params
 
 from training.order import updates_per_epoch
 from training.plan import plan_text
@@ -36,6 +37,13 @@ def test_a_plan_of_stable_cascade(cascade_inputs: Path, tmp_path: Path) -> None:
     assert "images      19, shown 19 times in an epoch, in 2 buckets" in plan
     gibibytes = [float(size) for size in re.findall(r"([\d.]+) GiB in ", plan)]
     assert len(gibibytes) == 3 and min(gibibytes) > 0
+
+
+def test_a_plan_refuses_pictures_that_the_model_cannot_draw(cascade_inputs: Path, tmp_path: Path) -> None:
+    values = family_values("cascade")["train"]["pictures"] | {"width": 80}
+    params = load_params(write_params(tmp_path / "p.yaml", family="cascade", pictures=values))
+    with pytest.raises(StageError, match=r"^width 80: .* choose 72 or 96$"):
+        plan_text(params, *(cascade_inputs / part for part in ("latents", "captions", "base")))
 
 
 def test_it_counts_what_an_epoch_shows(full_plan: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from repro.blocked_tags import blocked_words
 from repro.errors import StageError
 from repro.params import ALWAYS_BLOCKED, Caption, ScoresAbove
 
@@ -28,13 +29,13 @@ from booru.captioning.annotations import (
 )
 from booru.captioning.reader_text import text_word
 from booru.captioning.tagger_words import character_words
-from booru.filtering.blocked import blocked_ids
+from booru.captioning.thresholds import reaches, reaches_as_blocked
+from booru.filtering.blocked import blocked_ids, with_kin
 from booru.lists import lists_of
 from booru.ratings import RATINGS
+from booru.shards import shard_name
 from booru.tags import TAG_TYPES
 
-# A tag that must not be trained on counts from the taggers' usual threshold on, also where captions ask for more.
-BLOCKED_THRESHOLD = 0.35
 SCORE_COLUMNS = {AESTHETIC: "aesthetic_score", QUALITY: "quality_score"}
 # Why a post that the filter kept is not captioned, in the order in which it is asked.
 BLOCKED, RATING = "blocked tag", "rating not allowed"
@@ -91,8 +92,8 @@ def _most_probable(ratings: pl.Series) -> pl.Series:
 
 
 def blocked_places(vocabulary: pl.DataFrame, blocked_tags: Iterable[str]) -> np.ndarray:
-    """By place of a tagger's vocabulary (name, category) whether no picture with it may be trained on: its name, or a piece of
-    a character's, is one of the blocked tags, of their kin or of what is always blocked (bool)."""
+    """By row of a vocabulary (name) whether no picture with it may be trained on: its name, or a piece of a character's, is one
+    of the blocked tags, of their kin or of what is always blocked (bool)."""
     names = vocabulary["name"]
     spelled = [(place, word) for place, name in enumerate(names) for word in (name, *character_words(name))]
     named = pl.DataFrame(spelled, schema={"id": pl.Int64, "name": pl.String}, orient="row")
@@ -106,25 +107,31 @@ class AnnotatedPosts:
 
     Attributes:
         tags: the metadata's tag table and behind it, where tags are the tagger's, its vocabulary under ids of its own.
-        texts: what captions can say of texts in pictures, each once, sorted.
+        texts: what captions can say of texts in pictures, each once, sorted; those that say a blocked tag are not among them.
     """
 
     def __init__(self, asked: Asked, tags: pl.DataFrame):
         self._asked, self._caption = asked, asked.settings
         self.tags = tags
-        if asked.tagged:
-            self._read_tagger(tags)
+        if TAGS in asked.kinds:
+            vocabulary = read_vocabulary(asked.folder)
+            self._is_character = vocabulary["category"].to_numpy() == CHARACTER_CATEGORY
+            self._threshold = np.where(self._is_character, self._caption.character_threshold, self._caption.general_threshold)
+            self._blocked = blocked_places(vocabulary, asked.blocked_tags)
+            if asked.tagged:
+                self._take_tags_of(vocabulary, tags)
         self.texts = pl.Series(dtype=pl.String)
         if TEXT in asked.kinds:
             self._prefix = answer_prefix(asked.folder)
-            self.texts = self._text_words(read_answers(asked.folder)).drop_nulls().unique().sort()
+            words = [self._text_words(answers, file) for file, answers in read_answers(asked.folder)]
+            every = pl.concat([self.texts, *words]).drop_nulls().unique().sort()
+            names = sorted(with_kin([*ALWAYS_BLOCKED, *asked.blocked_tags]))
+            blocked = pl.Series([blocked_words(word, names) is not None for word in every], dtype=pl.Boolean)
+            self.texts, self._blocked_texts = every.filter(~blocked), every.filter(blocked)
 
-    def _read_tagger(self, tags: pl.DataFrame) -> None:
-        vocabulary = read_vocabulary(self._asked.folder)
+    def _take_tags_of(self, vocabulary: pl.DataFrame, tags: pl.DataFrame) -> None:
         self._custom = tags.filter(pl.col("type") == TAG_TYPES.index("custom"))["id"]
         self._first_id = int(tags["id"].max() or 0) + 1
-        category = vocabulary["category"].to_numpy()
-        self._is_character = category == CHARACTER_CATEGORY
         types = {GENERAL_CATEGORY: TAG_TYPES.index("general"), CHARACTER_CATEGORY: TAG_TYPES.index("character")}
         told = vocabulary.select(
             id=pl.int_range(pl.len()) + self._first_id,
@@ -132,19 +139,21 @@ class AnnotatedPosts:
             type=pl.col("category").replace_strict(types, default=None, return_dtype=pl.Int64),
         ).drop_nulls()
         self.tags = pl.concat([tags.select("id", "name", "type"), told.cast(tags.select("id", "name", "type").schema)])
-        threshold = np.where(self._is_character, self._caption.character_threshold, self._caption.general_threshold)
-        self._threshold = threshold
-        self._blocked = blocked_places(vocabulary, self._asked.blocked_tags)
 
     def described(self, posts: pl.DataFrame, number: int) -> tuple[pl.DataFrame, pl.DataFrame]:
         """The posts of the shard of this number that are to be captioned, and columns id and reason of the others.
 
-        Their `tags` and `rating` are the tagger's where the recipe says so, the metadata's custom words staying before its
-        tags; `aesthetic_score`, `quality_score` and `text` (place in `texts`) are there where models were asked for them;
-        `repeats` has what the recipe repeats for its scores.
+        A tagger's blocked tag and a text with one drop a post whoever's tags captions have. Posts' `tags` and `rating` are the
+        tagger's where the recipe says so, the metadata's custom words staying before its tags; `aesthetic_score`,
+        `quality_score` and `text` (place in `texts`) are there where models were asked for them; `repeats` has what the recipe
+        repeats for its scores.
         """
         why = np.full(posts.height, -1, dtype=np.int8)
-        if self._asked.tagged:
+        if TEXT in self._asked.kinds:
+            words = self._words_of_shard(number, posts["id"])
+            _give(why, BLOCKED, words.is_in(self._blocked_texts.implode()).fill_null(False).to_numpy())
+            posts = posts.with_columns(self._text_places(words))
+        if TAGS in self._asked.kinds:
             posts = self._with_tags(posts, number, why)
         for kind, column in SCORE_COLUMNS.items():
             if kind in self._asked.kinds:
@@ -153,8 +162,6 @@ class AnnotatedPosts:
         if self._caption.above:
             for kind, reason in LOW_SCORE.items():
                 _give(why, reason, ~_exceeds(posts, self._caption.above, [kind]))
-        if TEXT in self._asked.kinds:
-            posts = posts.with_columns(self._text_places(number, posts["id"]))
         if self._caption.repeats:
             posts = posts.with_columns(repeats=pl.Series(self._repeats(posts)))
         stays = pl.Series(why < 0)
@@ -163,20 +170,22 @@ class AnnotatedPosts:
         return posts.filter(stays), dropped
 
     def _with_tags(self, posts: pl.DataFrame, number: int, why: np.ndarray) -> pl.DataFrame:
-        """The posts with the tagger's tags and ratings; those that must not be trained on get their reason."""
+        """The posts, where captions have the tagger's tags and rating with these; those that it tells must not be trained on
+        get their reason."""
         found = read_annotations(self._asked.folder, TAGS, number, posts["id"], ["ratings", "tags", "probabilities"])
         rows = np.arange(posts.height)
         row = np.repeat(rows, found["tags"].list.len().to_numpy())
         place = found["tags"].explode(empty_as_null=False).to_numpy().astype(np.int64)
-        # As float64, in which sd-scripts compared under numpy 1.
-        probability = found["probabilities"].explode(empty_as_null=False).to_numpy().astype(np.float64)
+        probability = found["probabilities"].explode(empty_as_null=False).to_numpy()
         threshold = self._threshold[place]
-        forbidden = self._blocked[place] & (probability >= np.minimum(threshold, BLOCKED_THRESHOLD))
+        forbidden = self._blocked[place] & reaches_as_blocked(probability, threshold)
         _give(why, BLOCKED, np.isin(rows, row[forbidden]))
+        if not self._asked.tagged:
+            return posts
         rating = _most_probable(found["ratings"])
         _give(why, RATING, ~rating.is_in([RATINGS.index(name) for name in self._asked.ratings]).to_numpy())
 
-        used = probability >= threshold
+        used = reaches(probability, threshold)
         row, place = row[used], place[used]
         is_character = self._is_character[place]
         order = np.lexsort((np.where(is_character, -place, place), ~is_character, row))
@@ -192,15 +201,20 @@ class AnnotatedPosts:
         repeats = posts["repeats"].to_numpy() if "repeats" in posts.columns else np.ones(posts.height, dtype=np.int32)
         return repeats + sum(np.int32(rule.extra) * _exceeds(posts, rule, SCORE_COLUMNS) for rule in self._caption.repeats)
 
-    def _text_words(self, answers: pl.Series) -> pl.Series:
-        words = [None if a is None else text_word(a, self._prefix, self._caption.wording) for a in answers]
+    def _text_words(self, answers: pl.Series, file: Path) -> pl.Series:
+        try:
+            words = [None if a is None else text_word(a, self._prefix, self._caption.wording) for a in answers]
+        except StageError as error:
+            raise StageError(f"{file}: {error}") from None
         return pl.Series("text", words, dtype=pl.String)
 
-    def _text_places(self, number: int, ids: pl.Series) -> pl.Series:
+    def _words_of_shard(self, number: int, ids: pl.Series) -> pl.Series:
         answers = read_annotations(self._asked.folder, TEXT, number, ids, ["answer"])["answer"]
-        words = self._text_words(answers).to_frame()
+        return self._text_words(answers, self._asked.folder / TEXT / shard_name(TEXT, number))
+
+    def _text_places(self, words: pl.Series) -> pl.Series:
         places = pl.DataFrame({"text": self.texts, "place": np.arange(len(self.texts), dtype=np.int32)})
-        return words.join(places, on="text", how="left", maintain_order="left")["place"].alias("text")
+        return words.to_frame().join(places, on="text", how="left", maintain_order="left")["place"].alias("text")
 
 
 def _give(why: np.ndarray, reason: str, holds: np.ndarray) -> None:

@@ -2,11 +2,12 @@
 
 A sub-folder a model that was asked (`tags`, `aesthetic`, `quality`, `text`), with id-sorted shards `<model>-<number>.parquet`
 that have the numbers of the posts' shards. Beside the tags stands `vocabulary.parquet` (name, category), the rows of the
-tagger's selected_tags.csv. MODELS_FILE tells of each model what it is and how it was asked; MANIFEST.json is the folder's.
+tagger's selected_tags.csv. MODELS_FILE tells of each model what it is and how it was asked, PICTURES_FILE by the number of a
+posts' shard which pictures it has; MANIFEST.json is the folder's.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from repro.errors import StageError
@@ -15,10 +16,10 @@ from repro.hashing import check_manifest
 import polars as pl
 
 from booru.ratings import RATINGS
-from booru.shards import shard_name
+from booru.shards import shard_name, shard_number, values_digest
 
 TAGS, AESTHETIC, QUALITY, TEXT = KINDS = ("tags", "aesthetic", "quality", "text")
-MODELS_FILE = "models.json"
+MODELS_FILE, PICTURES_FILE = "models.json", "pictures.json"
 VOCABULARY_FILE = "vocabulary.parquet"
 # Columns of the shards beside id: probabilities of the four ratings; places in the vocabulary (from 0) of the other tags that
 # are not all too unlikely, ascending, and their probabilities; scores 0..1; the reader's whole answer, prompt included.
@@ -49,6 +50,22 @@ def annotated_kinds(folder: Path) -> list[str]:
 
 def _models(folder: Path) -> dict[str, dict]:
     return json.loads((Path(folder) / MODELS_FILE).read_text(encoding="utf-8"))
+
+
+def pictures_digest(posts: pl.DataFrame) -> str:
+    """Digest of which pictures (column sha256, hexadecimal) these posts (id) have."""
+    return values_digest(posts.select(pl.col("id").cast(pl.Int64), "sha256"))
+
+
+def refuse_other_pictures(folder: Path, posts: Sequence[Path]) -> None:
+    """Raises:
+    StageError: the annotations are not of the pictures of these shards of posts."""
+    told = json.loads((Path(folder) / PICTURES_FILE).read_text(encoding="utf-8"))
+    for file in posts:
+        if "sha256" not in pl.read_parquet_schema(file):
+            raise StageError(f"{file}: these posts have no column sha256; annotations are of the posts of the filter stage")
+        if told.get(str(shard_number(file))) != pictures_digest(pl.read_parquet(file, columns=["id", "sha256"])):
+            raise StageError(f"{folder}: these annotations are not of the pictures that {file} names; annotate again from there")
 
 
 def answer_prefix(folder: Path) -> str:
@@ -88,8 +105,7 @@ def read_annotations(folder: Path, kind: str, number: int, ids: pl.Series, colum
     return ids.to_frame("id").join(found, on="id", how="left", maintain_order="left", validate="1:1").select(columns)
 
 
-def read_answers(folder: Path) -> pl.Series:
-    """All of the reader's answers, each once, sorted."""
-    files = sorted((Path(folder) / TEXT).glob(f"{TEXT}-*.parquet"))
-    answers = [pl.Series("answer", dtype=pl.String), *(pl.read_parquet(file, columns=["answer"])["answer"] for file in files)]
-    return pl.concat(answers).unique().sort()
+def read_answers(folder: Path) -> Iterator[tuple[Path, pl.Series]]:
+    """(file, the reader's answers in it, each once) of each shard."""
+    for file in sorted((Path(folder) / TEXT).glob(f"{TEXT}-*.parquet")):
+        yield file, pl.read_parquet(file, columns=["answer"])["answer"].unique().sort()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from booru.captioning.annotated_posts import AnnotatedPosts, Asked
+from booru.captioning.annotated_posts import BLOCKED, AnnotatedPosts, Asked, blocked_places
 from booru.captioning.captions import (
     NO_TEXTS,
     PIECE,
@@ -27,6 +27,7 @@ from booru.metadata.reader import DATABASE_SOURCE, MetadataReader, open_metadata
 from booru.metadata.relations import Block, RelationBlocks
 from booru.metadata.schema import CAPTION_COLUMNS
 from booru.shards import Shard, read_tags, row_lines, write_shard
+from booru.tags import TAG_TYPES, by_tag_id
 
 COUNTED = ("artist", "character")
 # Why HakuBooru does not export a post either: its rules fail on a missing value.
@@ -41,6 +42,7 @@ class CaptionJob:
 
     posts: a folder of posts' shards, or None where `database` is captioned directly.
     asked: what the captions take from models' annotations of the posts; None: nothing.
+    blocked_tags: the filter's, for what posts of a folder say when their characters' names are expanded.
     relations: the database's relations, sorted into blocks.
     profile: the Profile as JSON, so that a job can be a key.
     lines: whether each shard's captions are wanted as JSON lines as well.
@@ -51,6 +53,7 @@ class CaptionJob:
     lines: bool
     posts: Path | None = None
     asked: Asked | None = None
+    blocked_tags: tuple[str, ...] = ()
     database: Path | None = None
     relations: RelationBlocks | None = None
 
@@ -70,13 +73,14 @@ class Captioned:
 @dataclass(frozen=True)
 class Prepared:
     """What a process needs for a job's tasks: `tags` is the table of all tags that captions can have; `characters` where the
-    words of captions do not tell which ones they name; `annotated` where models describe the posts, `reader` where a database
-    is captioned."""
+    words of captions do not tell which ones they name; `blocked` (bool, by tag id) where names are expanded into pieces, some of
+    which may be blocked tags; `annotated` where models describe the posts, `reader` where a database is captioned."""
 
     rules: Profile
     tags: pl.DataFrame
     vocabulary: Vocabulary
     characters: NamedCharacters | None
+    blocked: np.ndarray | None
     annotated: AnnotatedPosts | None
     reader: MetadataReader | None
 
@@ -88,19 +92,28 @@ def prepared(job: CaptionJob) -> Prepared:
     if not job.posts:
         tags = database_tags(job.database)
         reader = MetadataReader(open_metadata(job.database, CAPTION_COLUMNS), tags, job.relations)
-        return Prepared(rules, tags, vocabulary_of(tags, rules), _characters(tags, rules, None), None, reader)
+        return Prepared(rules, tags, vocabulary_of(tags, rules), _characters(tags, rules, None), None, None, reader)
     tags = read_tags(job.posts)
+    blocked = _blocked_characters(tags, job.blocked_tags) if rules.expand_characters else None
     if not job.asked:
-        return Prepared(rules, tags, vocabulary_of(tags, rules), _characters(tags, rules, None), None, None)
+        return Prepared(rules, tags, vocabulary_of(tags, rules), _characters(tags, rules, None), blocked, None, None)
     annotated = AnnotatedPosts(job.asked, tags)
     texts = annotated.texts if "text" in places_of_parts(rules) else NO_TEXTS
     vocabulary = vocabulary_of(annotated.tags, rules, texts)
-    return Prepared(rules, annotated.tags, vocabulary, _characters(annotated.tags, rules, job.asked), annotated, None)
+    characters = _characters(annotated.tags, rules, job.asked)
+    return Prepared(rules, annotated.tags, vocabulary, characters, None if job.asked.tagged else blocked, annotated, None)
 
 
 def _characters(tags: pl.DataFrame, rules: Profile, asked: Asked | None) -> NamedCharacters | None:
     told_by_words = not rules.expand_characters and not (asked and asked.tagged)
     return None if told_by_words or "character" not in places_of_parts(rules) else named_characters(tags)
+
+
+def _blocked_characters(tags: pl.DataFrame, blocked_tags: tuple[str, ...]) -> np.ndarray:
+    """By tag id whether it is a character whose name or a piece of it is blocked (bool)."""
+    characters = tags.filter(pl.col("type") == TAG_TYPES.index("character"))
+    blocked = characters.filter(pl.Series(blocked_places(characters, blocked_tags), dtype=pl.Boolean))
+    return by_tag_id(tags, tags["id"].is_in(blocked["id"].implode()).to_numpy(), default=False)
 
 
 @lru_cache(maxsize=1)
@@ -116,10 +129,22 @@ def caption_file(task: tuple[CaptionJob, int, Path]) -> Captioned:
     optional = ["source", "repeats", *(words.column for words in prepared(job).rules.scores.values())]
     present = pl.read_parquet_schema(file)
     posts = pl.read_parquet(file, columns=POST_COLUMNS + [name for name in optional if name in present])
-    if not job.asked:
-        return _caption(job, number, posts, without_caption(posts))
-    posts, dropped = prepared(job).annotated.described(posts, number)
-    return _caption(job, number, posts, pl.concat([dropped, without_caption(posts)]).sort("id"))
+    dropped = [_with_blocked_pieces(posts, prepared(job).blocked)]
+    posts = posts.filter(~pl.col("id").is_in(dropped[0]["id"].implode()))
+    if job.asked:
+        posts, described_away = prepared(job).annotated.described(posts, number)
+        dropped.append(described_away)
+    return _caption(job, number, posts, pl.concat([*dropped, without_caption(posts)]).sort("id"))
+
+
+def _with_blocked_pieces(posts: pl.DataFrame, blocked: np.ndarray | None) -> pl.DataFrame:
+    """Columns id and reason of the posts that have a tag of these (by id; None: there are none)."""
+    chosen = np.zeros(posts.height, dtype=bool)
+    if blocked is not None:
+        row = np.repeat(np.arange(posts.height), posts["tags"].list.len().to_numpy())
+        chosen[row[blocked[posts["tags"].explode(empty_as_null=False).to_numpy()]]] = True
+    ids = posts["id"].filter(pl.Series(chosen))
+    return pl.DataFrame({"id": ids, "reason": pl.repeat(BLOCKED, len(ids), eager=True)}, schema=SKIPPED_SCHEMA)
 
 
 def caption_block(task: tuple[CaptionJob, Block]) -> Captioned:

@@ -14,6 +14,7 @@ from repro.progress import Progress
 import polars as pl
 
 from booru.captioning.annotated_posts import Asked, told_ratings
+from booru.captioning.annotations import refuse_other_pictures
 from booru.captioning.caption_shards import Captioned, CaptionJob, caption_block, caption_file, database_tags
 from booru.metadata.reader import open_metadata, size_of
 from booru.metadata.relations import RelationBlocks, blocks_of
@@ -27,14 +28,18 @@ PERCENTILE_COLUMNS = ["id", "rating", "fav_count"]
 
 
 class PostShards:
-    """The posts of ingest_posts, select_posts or filter_posts; `asked` tells what captions take from models' annotations.
+    """The posts of ingest_posts, select_posts or filter_posts; `asked` tells what captions take from models' annotations,
+    `blocked_tags` are the filter's.
 
     Raises:
-        StageError: no such folder, or a file is missing or changed.
+        StageError: no such folder, a file is missing or changed, or the annotations are of other pictures.
     """
 
-    def __init__(self, folder: Path, asked: Asked | None = None):
+    def __init__(self, folder: Path, asked: Asked | None = None, blocked_tags: tuple[str, ...] = ()):
         self.folder, self.asked, self.files = folder, asked, shard_files(folder, "posts")
+        self._blocked_tags = blocked_tags
+        if asked:
+            refuse_other_pictures(asked.folder, self.files)
         self.tags, self.revision = read_tags(folder), manifest_revision(folder)
 
     def frames(self) -> Iterator[pl.DataFrame]:
@@ -44,7 +49,7 @@ class PostShards:
             yield frame.with_columns(told_ratings(self.asked, number, frame["id"])) if tagged else frame
 
     def job(self, output: Path, profile: str, lines: bool) -> CaptionJob:
-        return CaptionJob(output, profile, lines, posts=self.folder, asked=self.asked)
+        return CaptionJob(output, profile, lines, posts=self.folder, asked=self.asked, blocked_tags=self._blocked_tags)
 
     def captioned(self, job: CaptionJob, processes: int) -> Iterator[Captioned]:
         """Caption shard by shard; shards keep their numbers."""

@@ -4,14 +4,14 @@ The rules are those of sd-scripts' `finetune/tag_images_by_wd14_tagger.py` (revi
 captioned; later ones have the same), with their quirks: `a.b_(c_(d))` becomes `a.b (c, d`, and `||_||` becomes `|| ||`.
 """
 
-# Names up to this length are emoticons such as ^_^, whose underscores stay.
-EMOTICON = 3
+from booru.tags import SHORT_NAME
+
 SEPARATOR = ", "
 
 
 def spelled(name: str, remove_underscore: bool = True) -> str:
     """The name as captions have it: with spaces for underscores, unless that is not asked for or the name is an emoticon."""
-    return name.replace("_", " ") if remove_underscore and len(name) > EMOTICON else name
+    return name.replace("_", " ") if remove_underscore and len(name) > SHORT_NAME else name
 
 
 def expanded(name: str, separator: str = SEPARATOR) -> str:

@@ -9,10 +9,11 @@ from repro.params import IdRange, Params
 
 import polars as pl
 
-from booru.captioning.annotated_posts import BLOCKED_THRESHOLD, SCORE_COLUMNS, blocked_places
+from booru.captioning.annotated_posts import SCORE_COLUMNS, blocked_places
 from booru.captioning.annotations import CHARACTER_CATEGORY, TAGS, TEXT, read_vocabulary
 from booru.captioning.captions import KEEP_MARK, NOT_CAPTIONED_FILE, SEPARATOR, WORDS_FILE
 from booru.captioning.profiles import Profile, profile
+from booru.captioning.thresholds import reaches, reaches_as_blocked
 from booru.filtering.rules import COLUMNS, KEPT, PICTURE_COLUMNS, explained
 from booru.images.archives import ImageIndex
 from booru.ratings import RATINGS
@@ -109,9 +110,9 @@ def _tags_told(row: dict, vocabulary: pl.DataFrame, params: Params) -> Iterator[
     for place, probability in zip(row["tags"], row["probabilities"], strict=True):
         threshold = params.caption.character_threshold if is_character[place] else params.caption.general_threshold
         told = f"{names[place]} {probability:.4f}"
-        if probability >= threshold:
+        if reaches(probability, threshold):
             above.append(told)
-        if is_blocked[place] and probability >= min(threshold, BLOCKED_THRESHOLD):
+        if is_blocked[place] and reaches_as_blocked(probability, threshold):
             blocked.append(told)
     yield f"  tags above caption's thresholds: {', '.join(above) or 'none'}"
     yield f"  blocked tags: {', '.join(blocked) or 'none'}"

@@ -191,9 +191,12 @@ def test_repeats_are_added_to_those_that_the_posts_have(tmp_path: Path):
 
 
 def test_metadata_tags_stay_where_the_recipe_says_so(tmp_path: Path):
-    found = SCORES | {"tags": {i: tagger_row({"loli": 0.9}, "explicit") for i in (1, 2, 3)}}
-    rows, reasons, _ = described(tmp_path / "a", [metadata_post(i) for i in (1, 2, 3)], found, tags="metadata")
-    assert reasons == {}
+    told = {1: tagger_row({}, "explicit"), 2: tagger_row({"loli": 0.36}), 3: tagger_row({"loli": 0.34}, "explicit")}
+    found = SCORES | {"tags": told}
+    thresholds = {"general_threshold": 0.9, "character_threshold": 0.9}
+    rows, reasons, _ = described(tmp_path / "a", [metadata_post(i) for i in told], found, tags="metadata", **thresholds)
+    assert reasons == {2: "blocked tag"}
+    assert rows[3]["rating"] == metadata_post(3)["rating"]
     assert rows[1]["tags"] == ["long_hair", "1girl", "mika_(lorelei)", "lorelei", "lisa_w", "solo"]
 
 

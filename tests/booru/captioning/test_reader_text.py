@@ -26,6 +26,13 @@ def test_an_empty_answer_is_a_lone_mark_for_the_script_and_nothing_when_clean(an
     assert text_word(PREFIX + answer, PREFIX, "clean") is None
 
 
+@pytest.mark.parametrize("answer", [' The text says ""', ' The text says "', ' "', " The text says", ' The text says "".', '""'])
+def test_an_empty_quotation_says_nothing_when_clean(answer: str):
+    assert text_word(PREFIX + answer, PREFIX, "exact").endswith('"')
+    assert text_word(PREFIX + answer, PREFIX, "clean") is None
+    assert text_word(f"{PREFIX}{answer} !", PREFIX, "clean") is not None
+
+
 @pytest.mark.parametrize("start", ["", " ", "\n", "<s>", "<s> ", "<s>\n", "<image>", "<s><image>\n", "<|begin_of_text|> \n"])
 @pytest.mark.parametrize(
     "prompt", [PREFIX, PREFIX.lstrip(), f" {PREFIX}", PREFIX.replace("\n", " "), PREFIX.replace("\n", " \n")]

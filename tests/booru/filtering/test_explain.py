@@ -45,7 +45,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
     ids = [SHOWN, BLOCKED, PLAIN, UNSEEN]
     for name, reason in (("selection", SELECTED), ("ledger", KEPT)):
         pl.DataFrame({"id": ids, "reason": [reason] * len(ids)}).write_parquet(folder / f"{name}.parquet")
-    annotations = write_annotations(folder / "annotations", FOUND)
+    annotations = write_annotations(folder / "annotations", FOUND, kept=kept)
     settings = [word for setting in RECIPE for word in ("--set", setting)]
     caption_posts.main(["--posts", str(kept), "--annotations", str(annotations), "--output", str(folder / "captions"), *settings])
     return Stages(
@@ -92,5 +92,5 @@ def test_a_post_without_a_caption_ends_with_the_reason(stages: Stages, params: P
 
 def test_without_annotations_or_captions_it_says_so_or_nothing(stages: Stages, params: Params, tmp_path: Path):
     assert told(UNSEEN, stages, params) == ["caption: none yet", "latents: none yet"]
-    early = replace(stages, captions=tmp_path / "captions")
+    early = replace(stages, annotations=tmp_path / "annotations", captions=tmp_path / "captions")
     assert told(SHOWN, early, params) == ["caption: none yet", "latents: none yet"]

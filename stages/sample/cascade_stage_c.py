@@ -1,0 +1,73 @@
+"""Training of the sample's stage C and its text encoder, from cached latents and captions.
+
+The trainer itself (stages/train.py) does as the published model's did, with the weights of losses that suit a model of
+billions. A small one has to be told where to look: errors count as min-SNR has it (Hang et al. 2023), by the share
+that the latents' own deviation gives the signal, so that it learns most where a picture's colours and shapes are decided.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.params import Params
+
+import torch
+from torch import nn
+
+from families import cascade
+from families.cascade_schedule import signal_share
+from sample.cascade_architecture import LATENT_DEVIATION
+from sample.cascade_updates import BatchLoss, Settings, train
+from training.examples import Examples
+from training.order import DataOrder
+
+GAMMA = 2.0
+
+
+def loss_weight(time: float) -> float:
+    """min(SNR, gamma) / SNR of latents with their deviation at a time of the schedule."""
+    share = signal_share(time)
+    ratio = LATENT_DEVIATION**2 * share / (1.0 - share)
+    return min(ratio, GAMMA) / ratio
+
+
+@dataclass(frozen=True)
+class StageCLesson:
+    """Stage C and text encoder of the folder `base` on the latents and captions of the pipeline's stages, by a recipe's
+    seed and its `train` section."""
+
+    base: Path
+    latents: Path
+    captions: Path
+    params: Params
+    state: Path
+    name: str = "stage C"
+
+    @property
+    def settings(self) -> Settings:
+        recipe, rates = self.params.train, {"text_encoder": self.params.te_lr, "prior": self.params.lr}
+        return Settings(
+            recipe.updates, recipe.micro_batch_size, rates, recipe.virtual_ranks, recipe.warmup_updates,
+            tuple(recipe.betas), recipe.weight_decay, recipe.max_grad_norm, recipe.save_every,
+        )  # fmt: skip
+
+    def begin(self) -> tuple[dict[str, nn.Module], BatchLoss]:
+        model = cascade.load(self.base, draws=False)
+        modules = {part: cascade.modules_of(model)[part] for part in cascade.GROUPS}
+        examples = Examples(self.latents, self.captions, self.params, cascade.latent_scale(cascade.modules_of(model)))
+        recipe = self.params.train
+        order = DataOrder(examples.buckets(), recipe.micro_batch_size, 1, 1, self.params.seed)
+
+        def loss_of(update: int, virtual: int) -> torch.Tensor:
+            number = update * recipe.virtual_ranks + virtual
+            ((entries,),) = order.update(number)
+            batch = examples.batch(entries, order.epoch_of(number))
+            weights = torch.tensor([loss_weight(time) for time in batch.timesteps.tolist()])
+            return (weights * cascade.losses(model, batch, recipe)).mean()
+
+        return modules, loss_of
+
+
+def train_stage_c(lesson: StageCLesson, processes: int) -> dict[str, torch.Tensor]:
+    """The trained tensors by component and name, `<component>.<name>`."""
+    modules, _ = train(lesson, processes)
+    return {f"{part}.{name}": tensor for part, module in modules.items() for name, tensor in module.state_dict().items()}
