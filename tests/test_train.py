@@ -543,7 +543,8 @@ def test_latents_of_another_vae_are_refused(training_inputs: Path, tmp_path: Pat
     vae = inputs / "base" / "vae" / "config.json"
     vae.write_text(vae.read_text() + "\n")
     run = Training(inputs, tmp_path / "run")
-    with pytest.raises(StageError, match=r"latents: encoded by the VAE [0-9a-f]{12}, but .*base/vae is [0-9a-f]{12}"):
+    refused = r"latents: encoded by the VAE or image encoder [0-9a-f]{12}, but .*base/vae is [0-9a-f]{12}"
+    with pytest.raises(StageError, match=refused):
         run_here(run, write_params(tmp_path / "params.yaml"), "--state", str(own_state(run)))
 
 

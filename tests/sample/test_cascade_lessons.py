@@ -111,11 +111,11 @@ def test_any_way_of_running_gives_the_same_weights(lesson: Lesson, tmp_path: Pat
 
 
 def test_the_image_encoder_learns_and_its_latents_have_one_deviation(encoder_lesson: ImageEncoderLesson, tmp_path: Path) -> None:
-    settings = dataclasses.replace(SMALL, updates=24, rates={"image encoder": 3e-3})
+    settings = dataclasses.replace(SMALL, updates=24, batch=3, rates={"image encoder": 3e-3})
     lesson = dataclasses.replace(encoder_lesson, state=tmp_path, settings=settings)
     modules, history = run_updates(lesson, Ranks(0, 1))
     module = modules["image encoder"]
-    assert sum(row.loss for row in history[-5:]) < 0.7 * sum(row.loss for row in history[:5])
+    assert sum(row.loss for row in history[-5:]) < 0.8 * sum(row.loss for row in history[:5])
     pictures = lesson.pictures()
     settle_latents(module.encoder, pictures)
     everything = torch.cat(

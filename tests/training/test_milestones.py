@@ -79,6 +79,7 @@ def test_pictures_are_drawn_before_the_first_update_and_after_every_so_many() ->
         height=8,
         original_width=8,
         original_height=8,
+        decoder=None,
     )
     assert [picture_updates(updates, settings) for updates in (0, 3, 4, 11)] == [[0], [0], [0, 4], [0, 4, 8]]
     assert picture_updates(11, None) == []
