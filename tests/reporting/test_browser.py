@@ -1,10 +1,10 @@
-"""The page in a real browser, without a network: drawn, searched and sorted by a script that writes down what it finds."""
+"""The page in a real browser, without a network: drawn, searched and sorted by a script that tells this test what it finds."""
 
-import html
 import json
 import re
 import shutil
 import subprocess
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from repro.params import load_params
@@ -17,7 +17,7 @@ from reporting.page import report_page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome")
-# Runs in the window that holds the page in a frame of a given width; findings go into the frame's place.
+# Runs in the window that holds the page in a frame of a given width, and sends its findings, or what went wrong, to `REPORT`.
 LOOKING = """
 const frame = document.querySelector("iframe");
 const wait = () => new Promise((done) => setTimeout(done, 50));
@@ -53,10 +53,10 @@ async function look() {
   view.location.hash = "#sheet-1";
   await wait();
   found.opened = details.open;
-  document.title = "done";
-  document.body.append(Object.assign(document.createElement("pre"), {id: "found", textContent: JSON.stringify(found)}));
+  return found;
 }
-frame.addEventListener("load", () => look().catch((error) => document.body.append("failed: " + error)));
+const tell = (answer) => fetch(REPORT, {method: "POST", mode: "no-cors", body: JSON.stringify(answer)});
+frame.addEventListener("load", () => look().catch((error) => ({failed: String(error)})).then(tell));
 """
 # Stands before everything of the page, so that no error is missed.
 LISTENING = """<script>window.errors = [];
@@ -66,21 +66,46 @@ const complain = console.error; console.error = (...words) => { errors.push(word
 </script>"""
 
 
+class Report(HTTPServer):
+    """Waits on this machine for the one thing that the script sends."""
+
+    timeout = 120.0
+    answer: dict | None = None
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Receiver)
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.server.answer = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *words: object) -> None:
+        """Nothing: a test that passes prints nothing."""
+
+
 def look(folder: Path, page: str, width: int, scheme: str = "light") -> dict:
     """What the script above finds in the page, shown as a file in a frame of `width` pixels."""
-    (folder / "page.html").write_text(page.replace("<head>", f"<head>{LISTENING}", 1))
-    frame = f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe>'
-    (folder / "window.html").write_text(f'<!DOCTYPE html><meta charset="utf-8"><body>{frame}<script>{LOOKING}</script></body>')
-    command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--allow-file-access-from-files",
-        f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking",
-        f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}", "--window-size=1400,1000",
-        "--virtual-time-budget=20000", "--dump-dom", (folder / "window.html").as_uri(),
-    ]  # fmt: skip
-    dumped = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    match = re.search(r'<pre id="found">(.*?)</pre>', dumped.stdout, re.DOTALL)
-    assert match, dumped.stdout[-2000:] + dumped.stderr[-2000:]
-    return json.loads(html.unescape(match[1]))
+    with Report() as report, open(folder / "browser.log", "w") as log:
+        script = LOOKING.replace("REPORT", json.dumps(f"http://127.0.0.1:{report.server_port}/"))
+        frame = f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe>'
+        (folder / "page.html").write_text(page.replace("<head>", f"<head>{LISTENING}", 1))
+        (folder / "window.html").write_text(f'<!DOCTYPE html><meta charset="utf-8"><body>{frame}<script>{script}</script></body>')
+        command = [
+            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--allow-file-access-from-files",
+            f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            "--disable-background-networking", f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
+            "--window-size=1400,1000", (folder / "window.html").as_uri(),
+        ]  # fmt: skip
+        browser = subprocess.Popen(command, stdout=log, stderr=log)
+        report.handle_request()
+        browser.terminate()
+        browser.wait()
+    assert report.answer is not None, (folder / "browser.log").read_text()[-2000:]
+    assert "failed" not in report.answer, report.answer
+    return report.answer
 
 
 @pytest.fixture(scope="module")
