@@ -77,8 +77,9 @@ sample: $(READY)
 
 sample-models: $(READY)
 	sh -c "$(call frozen_command,sample-ccip)"
+	sh -c "$(call frozen_command,sample-taggers)"
 	sh -c "$(call frozen_command,sample-base)"
-	git diff --stat --exit-code -- models/sample-base models/sample-ccip
+	git diff --stat --exit-code -- models/sample-base models/sample-ccip models/sample-taggers
 
 # The CCIP encoder that evaluate.ccip names, from the Hugging Face hub; only this target and the next reach it.
 ccip: $(READY)

@@ -8,8 +8,9 @@ The same packages (extra `sample` in pyproject.toml: DiceBear's styles, librsvg)
 import argparse
 from pathlib import Path
 
-from repro.errors import StageError, run_stage
+from repro.errors import run_stage
 
+from sample.command import refuse_other_art
 from sample.population import write_dump
 
 
@@ -19,8 +20,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to make")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(arguments)
-    if not (args.art / "eileen-happy.webp").exists():
-        raise StageError(f"{args.art}: no eileen-happy.webp in it; expected the folder of the Ren'Py sprites, data/art")
+    refuse_other_art(args.art)
     write_dump("taught", args.output, args.art)
     print(f"{args.output}: drawn, with its database, archives, index, references and attribution")
 

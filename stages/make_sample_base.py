@@ -70,8 +70,8 @@ def draw_posts(state: Path, art: Path) -> None:
         write_dump("base", state / "dump", art)
 
 
-def caption_posts(state: Path, params_file: Path) -> None:
-    """Select, filter and caption by the recipe."""
+def keep_posts(state: Path, params_file: Path) -> None:
+    """Select and filter by the recipe."""
     run = partial(run_stage_script, params_file=params_file, state=state)
     if not (state / "metadata").exists():
         run("ingest_posts.py", database=state / "dump" / "metadata.db", output=state / "metadata")
@@ -85,9 +85,13 @@ def caption_posts(state: Path, params_file: Path) -> None:
             "filter_posts.py", posts=state / "posts", image_index=state / "dump" / "image_index", output=state / "kept",
             funnel=state / "filter.json", ledger=state / "ledger.parquet",
         )  # fmt: skip
+
+
+def caption_posts(state: Path, params_file: Path, **sources: Path) -> None:
+    """Caption the kept posts by the recipe; `sources` are further inputs of that stage."""
     if not (state / "captions").exists():
-        run(
-            "caption_posts.py", posts=state / "kept", output=state / "captions",
+        run_stage_script(
+            "caption_posts.py", params_file, state, posts=state / "kept", **sources, output=state / "captions",
             artists=state / "artists.json", characters=state / "characters.json",
         )  # fmt: skip
 
@@ -133,6 +137,7 @@ def trained_tensors(trained: Path, start: Path) -> dict[str, torch.Tensor]:
 
 def make_base(args: Namespace, params: Params, state: Path) -> None:
     draw_posts(state, args.art)
+    keep_posts(state, args.params)
     caption_posts(state, args.params)
     make_start(state, params, args.art)
     cache_latents(state, args.params)

@@ -9,7 +9,6 @@ stands below `state/sample-cascade/` until all are done, so a run that was kille
 """
 
 from argparse import Namespace
-from functools import partial
 from pathlib import Path
 
 from repro.command import parameters, stage_parser
@@ -20,7 +19,7 @@ from repro.state import code_digest, forget_state, stage_state
 
 import torch
 
-from make_sample_base import draw_posts, run_stage_script
+from make_sample_base import cache_latents, caption_posts, draw_posts, keep_posts
 from sample.cascade_architecture import make_stage_a
 from sample.cascade_decoder import StageBLesson, train_stage_b
 from sample.cascade_image_encoder import ImageEncoderLesson, train_image_encoder
@@ -44,28 +43,9 @@ def determining_parts(params: Params, art: Path, sample_base: Path) -> dict:
     }
 
 
-def caption_posts(state: Path, params_file: Path) -> None:
-    """Select, filter, score and caption by the recipe."""
-    run = partial(run_stage_script, params_file=params_file, state=state)
-    if not (state / "metadata").exists():
-        run("ingest_posts.py", database=state / "dump" / "metadata.db", output=state / "metadata")
-    if not (state / "posts").exists():
-        run(
-            "select_posts.py", metadata=state / "metadata", output=state / "posts", ledger=state / "selection.parquet",
-            report=state / "select.json",
-        )  # fmt: skip
-    if not (state / "kept").exists():
-        run(
-            "filter_posts.py", posts=state / "posts", image_index=state / "dump" / "image_index", output=state / "kept",
-            funnel=state / "filter.json", ledger=state / "ledger.parquet",
-        )  # fmt: skip
+def score_posts(state: Path) -> None:
     if not (state / "scores").exists():
         write_scores(state / "scores", state / "kept")
-    if not (state / "captions").exists():
-        run(
-            "caption_posts.py", posts=state / "kept", annotations=state / "scores", output=state / "captions",
-            artists=state / "artists.json", characters=state / "characters.json",
-        )  # fmt: skip
 
 
 def make_image_encoder(state: Path, params: Params) -> None:
@@ -84,22 +64,16 @@ def make_decoder(state: Path, params: Params, sample_base: Path) -> None:
         write_decoder(state / "decoder", stage_b, make_stage_a(), sample_base)
 
 
-def encode_pictures(state: Path, params_file: Path) -> None:
-    if not (state / "latents").exists():
-        run_stage_script(
-            "cache_latents.py", params_file, state,
-            captions=state / "captions", posts=state / "kept", base=state / "start", output=state / "latents",
-        )  # fmt: skip
-
-
 def make_cascade(args: Namespace, params: Params, state: Path) -> None:
     draw_posts(state, args.art)
-    caption_posts(state, args.params)
+    keep_posts(state, args.params)
+    score_posts(state)
+    caption_posts(state, args.params, annotations=state / "scores")
     make_image_encoder(state, params)
     make_decoder(state, params, args.text_encoder)
     if not (state / "start").exists():
         write_start(state / "start", state / "effnet", state / "decoder", args.text_encoder, params.seed)
-    encode_pictures(state, args.params)
+    cache_latents(state, args.params)
     lesson = StageCLesson(state / "start", state / "latents", state / "captions", params, state / "stage-c-updates")
     write_trained(args.output, state / "start", train_stage_c(lesson, params.runtime.processes))
 

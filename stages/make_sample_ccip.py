@@ -6,11 +6,9 @@ One thread, some minutes; the same packages (extra `sample` in pyproject.toml) g
 neither those that the sample run teaches nor those of its base model.
 """
 
-import argparse
 from dataclasses import asdict
-from pathlib import Path
 
-from repro.errors import StageError, run_stage
+from repro.errors import run_stage
 from repro.hashing import hash_tree, sha256_json, write_manifest
 from repro.outputs import json_text, whole_folder
 
@@ -18,19 +16,14 @@ from sample.ccip import Settings, calibration_views, train
 from sample.ccip_int8 import export_features, export_metrics
 from sample.ccip_pictures import draw_population, split_by_character
 from sample.ccip_threshold import judge
+from sample.command import art_and_output
 from sample.population import SEED
 
 HELD_OUT_EVERY = 8
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--art", type=Path, default=Path("data/art"), help="folder of the Ren'Py art (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="folder to make")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(arguments)
-    if not (args.art / "eileen-happy.webp").exists():
-        raise StageError(f"{args.art}: no eileen-happy.webp in it; expected the folder of the Ren'Py sprites, data/art")
+    args = art_and_output(__doc__, arguments)
 
     learnt, held_out = split_by_character(draw_population(args.art), HELD_OUT_EVERY)
     network = train(learnt, SEED, Settings())

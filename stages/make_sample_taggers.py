@@ -7,14 +7,14 @@ taught and the base model's characters, but none of data/sample. Sub-folders: wd
 clip in it), text.
 """
 
-import argparse
 from pathlib import Path
 
-from repro.errors import StageError, run_stage
+from repro.errors import run_stage
 from repro.hashing import hash_tree, refuse_foreign_folder, sha256_json, write_manifest
 from repro.outputs import whole_folder
 
 from sample import reader, scorers, tagger
+from sample.command import art_and_output
 from sample.tagger_int8 import export_tagger, write_tags
 from sample.tagger_lettering import WORDS
 from sample.tagger_pictures import LabelledPicture, draw_pictures, learning_posts, vocabulary, wordless
@@ -33,13 +33,7 @@ def write_tagger(folder: Path, pictures: list[LabelledPicture]) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--art", type=Path, default=Path("data/art"), help="folder of the Ren'Py art (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="folder to make")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(arguments)
-    if not (args.art / "eileen-happy.webp").exists():
-        raise StageError(f"{args.art}: no eileen-happy.webp in it; expected the folder of the Ren'Py sprites, data/art")
+    args = art_and_output(__doc__, arguments)
     refuse_foreign_folder(args.output)
 
     pictures = draw_pictures(learning_posts(), args.art)

@@ -15,7 +15,7 @@ RECIPE = ("--params", "recipes/sample-cascade-base.yaml")
     ("arguments", "words"),
     [
         (("--params", "recipes/sample-base.yaml"), "family sdxl, train.method full, updates 5600; a Stable Cascade from nothing"),
-        (("--params", "recipes/sample-cascade.yaml"), "train.method lokr, updates 380"),
+        (("--params", "recipes/sotediffusion-base.yaml"), "family cascade, train.method full, updates None"),
         ((*RECIPE, "--set", "train.updates=3"), "edit that"),
         ((*RECIPE, "--text-encoder", "tests"), "no text_encoder_2 in it"),
     ],

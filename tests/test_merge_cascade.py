@@ -74,11 +74,11 @@ def run(base: Path, output: Path, formula: str, *options: object, **models: Path
 
 @pytest.fixture(scope="module")
 def merged(base: Path, lokr: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of outputs of the pipeline's merge: a process with the sample recipe's formula."""
+    """The folder of outputs of the pipeline's merge: a process with the first sample's formula."""
     folder = tmp_path_factory.mktemp("merged")
     result = run_script(
         "merge.py", "--params", "recipes/sample-cascade.yaml", "--set", "models.files={}", "--dtype", "fp32",
-        "--model", f"base={base}", "--model", f"trained={lokr}",
+        "--set", "merge.formula=lokr(base, trained, 1.0)", "--model", f"base={base}", "--model", f"trained={lokr}",
         "--out", folder / "small.safetensors", "--layout", "both", "--report", folder / "merge.json",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -3,7 +3,8 @@
 What is the published model's own (stabilityai/stable-cascade and stable-cascade-prior, their config files): the classes, the
 blocks of each stage and what they are told, the epsilon target, stage C's two levels without a change of size, 16 channels of
 image latents. What is smaller: widths and depths, the image encoder's stride of 8 in place of 32 (64x64 pictures have 8x8
-latents), and stage A, which is exact here: a linear code of each 2x2 pixels, set by hand.
+latents), stage C's attention, which sees the text only, and stage A, which is exact here: a linear code of each 2x2 pixels,
+set by hand.
 
 Random weights are drawn as those of sample/architecture.py: each parameter by its own name.
 """
@@ -34,9 +35,9 @@ EFFNET = EffnetConfig(
     latent_channels=16,
 )
 # The published encoder's latents have a deviation of 1, on a schedule that ends at a signal share of 1e-4. There a picture of
-# 8x8 latents is lost long before the end, and an error of 0.08 in the predicted noise is eight times the picture. Four times
-# the deviation ends the schedule about where SDXL's does.
-LATENT_DEVIATION = 4.0
+# 8x8 latents is lost long before the end, and an error of 0.08 in the predicted noise is eight times the picture. With twice the
+# deviation noise outweighs the signal in the last three tenths of the schedule, and the end is four times nearer.
+LATENT_DEVIATION = 2.0
 # The CLIP image embedding that the published stage C can take; training and sampling give zeros.
 IMAGE_EMBEDDING = 32
 
@@ -107,6 +108,8 @@ STAGE_C: dict[str, Any] = {
     "clip_image_in_channels": IMAGE_EMBEDDING,
     "clip_seq": 8,
     "dropout": (0.0, 0.0),
+    # Positions reach each other through the convolutions of so small a picture; attention is for the text alone.
+    "self_attn": False,
     "switch_level": (False,),
 }
 # The constants that ride beside the noise through every norm, in units of the noise. The larger, the more exactly the noise

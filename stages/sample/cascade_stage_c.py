@@ -1,11 +1,12 @@
 """Training of the sample's stage C and its text encoder, from cached latents and captions.
 
 The trainer itself (stages/train.py) does as the published model's did, with the weights of losses that suit a model of
-billions. A small one has to be told where to look: errors count as min-SNR has it (Hang et al. 2023), by the share
-that the latents' own deviation gives the signal, so that it learns most where a picture's colours and shapes are decided.
+billions. A small one has to be told where to look. Text decides what a picture shows while there is more noise than signal
+(what is left of a picture then shows the rest), so times are drawn there more often; and errors count as min-SNR has it (Hang
+et al. 2023), by the share that the latents' deviation gives the signal, but never for nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repro.params import Params
@@ -20,14 +21,21 @@ from sample.cascade_updates import BatchLoss, Settings, train
 from training.examples import Examples
 from training.order import DataOrder
 
-GAMMA = 2.0
+# Bounds of the signal-to-noise ratio by which a picture's error counts. The upper one is min-SNR's gamma. Below the lower one
+# samplers start, and one of few steps multiplies a small error in the noise to as much as the picture's own signal.
+LEAST_RATIO, GAMMA = 0.1, 1.0
 
 
 def loss_weight(time: float) -> float:
-    """min(SNR, gamma) / SNR of latents with their deviation at a time of the schedule."""
+    """SNR of latents with their deviation at a time of the schedule, within bounds, in units of itself."""
     share = signal_share(time)
     ratio = LATENT_DEVIATION**2 * share / (1.0 - share)
-    return min(ratio, GAMMA) / ratio
+    return min(max(ratio, LEAST_RATIO), GAMMA) / ratio
+
+
+def towards_noise(times: torch.Tensor) -> torch.Tensor:
+    """Even draws of 0..1 as times of which 54 in 100, not 30, lie where there is more noise than signal."""
+    return 1.0 - (1.0 - times) ** 2
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class StageCLesson:
             number = update * recipe.virtual_ranks + virtual
             ((entries,),) = order.update(number)
             batch = examples.batch(entries, order.epoch_of(number))
+            batch = replace(batch, timesteps=towards_noise(batch.timesteps))
             weights = torch.tensor([loss_weight(time) for time in batch.timesteps.tolist()])
             return (weights * cascade.losses(model, batch, recipe)).mean()
 

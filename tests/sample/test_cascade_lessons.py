@@ -1,7 +1,6 @@
 """Training of the parts of the small Stable Cascade: learning, exact continuation, any number of processes."""
 
 import dataclasses
-import io
 from pathlib import Path
 
 from repro.numerics import fix_torch
@@ -10,46 +9,32 @@ from repro.params import load_params
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from small_cascade import write_small_cascade
-from tiny_booru import make_tar
+from tiny_dump import write_dump
 from tiny_training import write_captions, write_latents, write_params
 
-from booru.images.indexing import index_here
 from families.cascade import load, modules_of
-from families.cascade_schedule import time_of_share
+from families.cascade_schedule import signal_share, time_of_share
 from families.effnet import load_effnet
 from sample.architecture import POOLED_WIDTH
 from sample.cascade_architecture import EFFNET, LATENT_DEVIATION, make_stage_a
 from sample.cascade_decoder import StageBLesson, predicted_noise
 from sample.cascade_image_encoder import ImageEncoderLesson, encoder_input, settle_latents, train_image_encoder
 from sample.cascade_model import write_image_encoder
-from sample.cascade_stage_c import StageCLesson, loss_weight, train_stage_c
+from sample.cascade_stage_c import StageCLesson, loss_weight, towards_noise, train_stage_c
 from sample.cascade_updates import Lesson, Settings, rate_factor, run_updates, train
 from training.ranks import Ranks
 
 SMALL = Settings(updates=3, batch=1, rates={"image encoder": 1e-3, "stage B": 1e-3}, warmup=2, save_every=2)
 
 
-def blocks(number: int) -> bytes:
-    """A picture of coloured blocks, 64x64 or 96x58."""
-    draw = np.random.Generator(np.random.PCG64(number))
-    height, width = (64, 64) if number % 3 else (96, 58)
-    coarse = Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    buffer = io.BytesIO()
-    coarse.resize((width, height), Image.Resampling.NEAREST).save(buffer, "WEBP", lossless=True)
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="module")
 def encoder_lesson(tmp_path_factory: pytest.TempPathFactory) -> ImageEncoderLesson:
     fix_torch()
     folder = tmp_path_factory.mktemp("pictures")
-    files = {1000 * i: blocks(i) for i in range(12)}
-    make_tar(folder / "images" / "data-0000.tar", {f"{i}.webp": data for i, data in files.items()})
-    index_here(folder / "images", folder / "image_index")
+    index, images = write_dump(folder)
     latents = load_params(Path("recipes/sample-cascade-base.yaml")).latents
-    return ImageEncoderLesson(folder / "image_index", folder / "images", latents, 11, folder / "state", SMALL)
+    return ImageEncoderLesson(index, images, latents, 11, folder / "state", SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +132,20 @@ def test_stage_b_learns_and_is_told_no_text(stage_b_lesson: StageBLesson, tmp_pa
 
 
 def test_losses_of_stage_c_count_by_the_latents_own_signal() -> None:
-    """Latents have sixteen times the noise's variance: their SNR is gamma where the signal's share is 1/9."""
-    edge = time_of_share(1 / 9)
-    assert [loss_weight(time) for time in (1.0, 0.9, edge + 1e-3)] == [1.0, 1.0, 1.0]
-    assert loss_weight(edge - 0.02) < 1.0
-    assert loss_weight(time_of_share(0.5)) == pytest.approx(2.0 / 16.0)
+    """Latents have four times the noise's variance: their SNR is 1 where the signal's share is 1/5, and 0.1 at 1/41."""
+    most, least = time_of_share(1 / 5), time_of_share(1 / 41)
+    assert [loss_weight(time) for time in (least - 1e-3, 0.8, most + 1e-3)] == [1.0, 1.0, 1.0]
+    assert loss_weight(most - 0.02) < 1.0 < loss_weight(least + 1e-3)
+    assert loss_weight(1.0) == pytest.approx(0.1 * 0.9999 / (4 * 0.0001), rel=1e-4)
+    assert loss_weight(time_of_share(0.5)) == pytest.approx(1.0 / 4.0)
+
+
+def test_times_of_stage_c_lie_where_noise_is() -> None:
+    even = torch.arange(1, 1001) / 1000
+    times = towards_noise(even)
+    assert (times[0], times[-1]) == (pytest.approx(0.002, abs=1e-4), 1.0)
+    more_noise = torch.tensor([LATENT_DEVIATION**2 * signal_share(t) / (1 - signal_share(t)) < 1 for t in times.tolist()])
+    assert more_noise.float().mean() == pytest.approx(0.54, abs=0.01)
 
 
 def test_stage_c_trains_text_encoder_and_prior_at_their_rates(stage_c_lesson: StageCLesson, tmp_path: Path) -> None:

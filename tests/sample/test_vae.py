@@ -1,44 +1,28 @@
 """VAE training: buckets, keyed batches, learning, exact continuation, two processes."""
 
 import dataclasses
-import io
 from pathlib import Path
 
 from repro.numerics import fix_torch
 from repro.params import load_params
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tiny_booru import make_tar
+from tiny_dump import write_dump
 
-from booru.images.indexing import index_here
 from sample.vae import Job, Settings, rate, read_pictures, run_updates, scaling_factor, train_vae
 from training.ranks import Ranks
 
 SMALL = Settings(updates=6, crop_updates=3, crops=4, batch=2, warmup=2, save_every=2)
 
 
-def blocks(number: int) -> bytes:
-    """A picture of coloured blocks, 64x64 or 96x58."""
-    draw = np.random.Generator(np.random.PCG64(number))
-    height, width = (64, 64) if number % 3 else (96, 58)
-    coarse = Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    buffer = io.BytesIO()
-    coarse.resize((width, height), Image.Resampling.NEAREST).save(buffer, "WEBP", lossless=True)
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     fix_torch()
     folder = tmp_path_factory.mktemp("pictures")
-    files = {1000 * i: blocks(i) for i in range(12)}
-    make_tar(folder / "images" / "data-0000.tar", {f"{i}.webp": data for i, data in files.items()})
-    index_here(folder / "images", folder / "image_index")
+    index, images = write_dump(folder)
     latents = load_params(Path("params.yaml")).latents
-    return Job(folder / "image_index", folder / "images", latents, 11, folder, SMALL)
+    return Job(index, images, latents, 11, folder, SMALL)
 
 
 def in_folder(job: Job, folder: Path) -> Job:
