@@ -1,6 +1,6 @@
 """SoteDiffusion's two runs at small size: the base run's merged model is the final run's base, its text encoder frozen there.
 
-Between make_base.py, cache_latents.py (whose encoder the base keeps), train.py and merge.py everything is a file on the disk."""
+make_base.py, train.py and merge.py are processes, and all that they hand on is on the disk; latents and captions are made up."""
 
 from pathlib import Path
 

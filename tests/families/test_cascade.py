@@ -286,11 +286,17 @@ def test_missing_parts_are_named(tmp_path: Path, folder: Path, part: str) -> Non
     one_line(failure, path)
 
 
+def copied_weights(tmp_path: Path, folder: Path, part: str) -> Path:
+    """The weights of a part in a copy of the folder, `base`."""
+    shutil.copytree(folder, tmp_path / "base")
+    (path,) = (tmp_path / "base" / part).glob("*.safetensors")
+    return path
+
+
 @pytest.mark.parametrize("part", ["prior", "text_encoder", "decoder/decoder", "decoder/vqgan", "decoder/text_encoder"])
 def test_a_part_that_lacks_a_tensor_is_refused(tmp_path: Path, folder: Path, part: str) -> None:
     """transformers makes random numbers up in its place."""
-    shutil.copytree(folder, tmp_path / "base")
-    (path,) = (tmp_path / "base" / part).glob("*.safetensors")
+    path = copied_weights(tmp_path, folder, part)
     tensors = load_file(path)
     gone = max(name for name in tensors if name.endswith(".weight"))
     save_file({name: tensor for name, tensor in tensors.items() if name != gone}, path, {"format": "pt"})
@@ -301,8 +307,7 @@ def test_a_part_that_lacks_a_tensor_is_refused(tmp_path: Path, folder: Path, par
 
 @pytest.mark.parametrize("part", ["prior", "text_encoder", "decoder/vqgan"])
 def test_a_part_of_other_shapes_is_refused(tmp_path: Path, folder: Path, part: str) -> None:
-    shutil.copytree(folder, tmp_path / "base")
-    (path,) = (tmp_path / "base" / part).glob("*.safetensors")
+    path = copied_weights(tmp_path, folder, part)
     tensors = load_file(path)
     name = max(name for name in tensors if name.endswith(".weight"))
     save_file(tensors | {name: torch.zeros(3, 3)}, path, {"format": "pt"})
@@ -313,8 +318,7 @@ def test_a_part_of_other_shapes_is_refused(tmp_path: Path, folder: Path, part: s
 
 @pytest.mark.parametrize("part", ["prior", "text_encoder", "decoder/vqgan"])
 def test_a_part_that_is_cut_off_is_refused(tmp_path: Path, folder: Path, part: str) -> None:
-    shutil.copytree(folder, tmp_path / "base")
-    (path,) = (tmp_path / "base" / part).glob("*.safetensors")
+    path = copied_weights(tmp_path, folder, part)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(StageError, match="cannot be loaded as") as failure:
         cascade.load(tmp_path / "base")

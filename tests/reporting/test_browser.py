@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -69,14 +70,22 @@ const complain = console.error; console.error = (...words) => { errors.push(word
 class Report(HTTPServer):
     """Waits on this machine for the one thing that the script sends."""
 
-    timeout = 120.0
+    timeout = 10.0
     answer: dict | None = None
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Receiver)
 
+    def wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while self.answer is None and time.monotonic() < end:
+            self.handle_request()
+
 
 class _Receiver(BaseHTTPRequestHandler):
+    # A browser may open a connection ahead and send nothing over it.
+    timeout = 10.0
+
     def do_POST(self) -> None:
         self.server.answer = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.send_response(204)
@@ -100,7 +109,7 @@ def look(folder: Path, page: str, width: int, scheme: str = "light") -> dict:
             "--window-size=1400,1000", (folder / "window.html").as_uri(),
         ]  # fmt: skip
         browser = subprocess.Popen(command, stdout=log, stderr=log)
-        report.handle_request()
+        report.wait(120)
         browser.terminate()
         browser.wait()
     assert report.answer is not None, (folder / "browser.log").read_text()[-2000:]
