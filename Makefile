@@ -79,7 +79,8 @@ sample-models: $(READY)
 	sh -c "$(call frozen_command,sample-ccip)"
 	sh -c "$(call frozen_command,sample-taggers)"
 	sh -c "$(call frozen_command,sample-base)"
-	git diff --stat --exit-code -- models/sample-base models/sample-ccip models/sample-taggers
+	sh -c "$(call frozen_command,sample-cascade-base)"
+	git diff --stat --exit-code -- models/sample-base models/sample-cascade-base models/sample-ccip models/sample-taggers
 
 # The CCIP encoder that evaluate.ccip names, from the Hugging Face hub; only this target and the next reach it.
 ccip: $(READY)

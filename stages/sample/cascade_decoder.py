@@ -18,7 +18,7 @@ from diffusers import StableCascadeUNet
 from families.cascade_schedule import draw_timestep, noise_conditions, signal_and_noise_scales
 from families.effnet import load_effnet
 from sample.architecture import POOLED_WIDTH
-from sample.cascade_architecture import LATENT_DEVIATION, make_stage_a, make_stage_b
+from sample.cascade_architecture import make_stage_a, make_stage_b
 from sample.cascade_image_encoder import encoder_input
 from sample.cascade_updates import BatchLoss, Settings, train
 from sample.vae import Pictures, read_pictures
@@ -26,14 +26,13 @@ from sample.vae import Pictures, read_pictures
 MOST_HINT_NOISE = 0.4
 MOST_WEIGHT = 20.0
 GROUP = "stage B"
-SETTINGS = Settings(updates=2000, batch=8, rates={GROUP: 1e-3})
+SETTINGS = Settings(updates=1500, batch=8, rates={GROUP: 1e-3})
 
 
 def predicted_noise(
     stage_b: StableCascadeUNet, noisy: torch.Tensor, times: torch.Tensor, image_latents: torch.Tensor
 ) -> torch.Tensor:
-    """Stage B's output for noisy latents [n, 6, h, w] at times [n], told image latents [n, 16, h / 4, w / 4] and no text; while
-    it is trained, image latents of deviation 1."""
+    """Stage B's output for noisy latents [n, 6, h, w] at times [n], told image latents [n, 4, h / 4, w / 4] and no text."""
     no_text = torch.zeros(len(noisy), 1, POOLED_WIDTH)
     return stage_b(noisy, noise_conditions(times), no_text, effnet=image_latents, return_dict=False)[0]
 
@@ -66,7 +65,7 @@ class StageBLesson:
             generator = torch.Generator().manual_seed(seed_for(self.seed, "stage-b-noise", update, virtual))
             with torch.no_grad():
                 clean = stage_a.encode(batch * 0.5 + 0.5, return_dict=False)[0]
-                hint = encoder(encoder_input(batch)) / LATENT_DEVIATION
+                hint = encoder(encoder_input(batch))
                 noise = torch.randn(clean.shape, generator=generator)
                 hint = hint + hint_noise.view(-1, 1, 1, 1) * torch.randn(hint.shape, generator=generator)
                 signal, scale = (values.view(-1, 1, 1, 1) for values in signal_and_noise_scales(times))
@@ -78,9 +77,5 @@ class StageBLesson:
 
 
 def train_stage_b(lesson: StageBLesson, processes: int) -> StableCascadeUNet:
-    """Stage B for the encoder's latents as they are: what it learnt on latents of deviation 1 is put into its first layer."""
     modules, _ = train(lesson, processes)
-    stage_b = modules[GROUP]
-    with torch.no_grad():
-        stage_b.effnet_mapper[0].weight.div_(LATENT_DEVIATION)
-    return stage_b.eval()
+    return modules[GROUP].eval()

@@ -1,9 +1,9 @@
 """Training of the sample's image encoder: what a decoder, thrown away afterwards, can draw the picture from.
 
 A little noise on the latents keeps neighbours of a latent neighbours as pictures, which a small diffusion model wants more
-than the last decibel. The backbone's norms are set once, by what the untrained network makes of the first batch, and then
-hold still: so no statistics are carried from update to update. The mapper's norm, which has no weights, is that of each
-batch while training, and at the end that of many pictures, so latents have mean 0 and the same deviation in every channel.
+than the last decibel. While training each norm goes by its own batch, and no statistics are carried from update to update. At
+the end they are set by many pictures and hold still; those of the mapper's norm, which has no weights, so that latents have
+mean 0 and deviation 1 in every channel.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import l1_loss, mse_loss
 
 from families.effnet import IMAGENET_DEVIATION, IMAGENET_MEAN, EfficientNetEncoder
-from sample.cascade_architecture import EFFNET, LATENT_DEVIATION, draw_weights, make_effnet
+from sample.cascade_architecture import EFFNET, draw_weights, make_effnet
 from sample.cascade_updates import BatchLoss, Settings, train
 from sample.vae import Pictures, read_pictures
 
@@ -65,12 +65,17 @@ class PictureDecoder(nn.Module):
         return self.layers(latents)
 
 
+def _norms(module: nn.Module) -> list[nn.BatchNorm2d]:
+    return [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+
+
 class AutoEncoder(nn.Module):
     def __init__(self, seed: int):
         super().__init__()
         self.encoder = make_effnet(seed)
         # Else each process would count the batches that it saw.
-        self.encoder.mapper[1].track_running_stats = False
+        for norm in _norms(self.encoder):
+            norm.track_running_stats = False
         self.decoder = draw_weights(PictureDecoder(), seed, "picture_decoder")
 
     def forward(self, pictures: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -78,12 +83,14 @@ class AutoEncoder(nn.Module):
 
 
 @torch.no_grad()
-def settle_norms(encoder: EfficientNetEncoder, pictures: torch.Tensor) -> None:
-    """Set the statistics of the backbone's norms to what they see of these pictures, and have them hold still."""
-    norms = [module for module in encoder.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-    encoder.backbone.train()(encoder_input(pictures))
+def settle_norms(encoder: EfficientNetEncoder, pictures: Pictures) -> None:
+    """Set the statistics of the backbone's norms to the mean of what they see of many batches, and have them hold still."""
+    for norm in _norms(encoder.backbone):
+        norm.track_running_stats, norm.momentum = True, None
+        norm.reset_running_stats()
+    encoder.backbone.train()
+    for i in range(STATISTICS_BATCHES):
+        encoder.backbone(encoder_input(pictures.batch(16, "effnet-norms", i)))
     encoder.backbone.eval()
 
 
@@ -92,7 +99,7 @@ def settle_latents(encoder: EfficientNetEncoder, pictures: Pictures) -> None:
     """Set the mapper's norm by mean and deviation of its input over many pictures, in float64, and have it hold still.
 
     While training nothing holds the mapper's own scale, which grows beyond half precision: here it is made so that latents
-    have the deviation LATENT_DEVIATION and the norm divides by 1.
+    have a deviation of 1 and the norm divides by 1.
     """
     convolution, norm = encoder.mapper
     total, squares, count = 0.0, 0.0, 0
@@ -102,9 +109,8 @@ def settle_latents(encoder: EfficientNetEncoder, pictures: Pictures) -> None:
         count += values[:, 0].numel()
     mean = total / count
     deviation = (squares / count - mean.square()).sqrt()
-    scale = LATENT_DEVIATION / deviation
-    convolution.weight.copy_(convolution.weight.double() * scale.view(-1, 1, 1, 1))
-    norm.running_mean.copy_(mean * scale)
+    convolution.weight.copy_(convolution.weight.double() / deviation.view(-1, 1, 1, 1))
+    norm.running_mean.copy_(mean / deviation)
     norm.running_var.fill_(1.0)
     encoder.eval()
 
@@ -126,7 +132,6 @@ class ImageEncoderLesson:
 
     def begin(self) -> tuple[dict[str, AutoEncoder], BatchLoss]:
         pictures, module = self.pictures(), AutoEncoder(self.seed)
-        settle_norms(module.encoder, pictures.batch(64, "effnet-norms"))
 
         def loss_of(update: int, virtual: int) -> torch.Tensor:
             batch = pictures.batch(self.settings.batch, "effnet-batch", update, virtual)
@@ -142,5 +147,7 @@ def train_image_encoder(lesson: ImageEncoderLesson, processes: int) -> AutoEncod
     """The trained encoder, whose norms hold still, and the decoder that it was trained with."""
     modules, _ = train(lesson, processes)
     module = modules[GROUP]
-    settle_latents(module.encoder, lesson.pictures())
+    pictures = lesson.pictures()
+    settle_norms(module.encoder, pictures)
+    settle_latents(module.encoder, pictures)
     return module

@@ -12,7 +12,7 @@ from repro.outputs import json_text, whole_folder
 import numpy as np
 import polars as pl
 
-from booru.captioning.annotations import AESTHETIC, MODELS_FILE, QUALITY
+from booru.captioning.annotations import AESTHETIC, MODELS_FILE, PICTURES_FILE, QUALITY, pictures_digest
 from booru.ratings import RATINGS
 from booru.shards import numbered_frames, shard_files, shard_name, values_digest, write_frame
 from sample.posts import FAVOURITES, PERCENTILES, TIER_PERCENTILES
@@ -39,14 +39,16 @@ def scores_of(posts: pl.DataFrame) -> dict[str, np.ndarray]:
 
 def write_scores(folder: Path, posts: Path) -> None:
     """Write a folder as the annotate stage's, with both scores of the posts in the folder `posts`."""
-    digests = {}
+    digests, pictures = {}, {}
     with whole_folder(folder) as target:
         for kind in (AESTHETIC, QUALITY):
             (target / kind).mkdir()
-        for number, frame in numbered_frames(shard_files(posts, "posts"), ["id", "rating", "fav_count"]):
+        for number, frame in numbered_frames(shard_files(posts, "posts"), ["id", "rating", "fav_count", "sha256"]):
+            pictures[str(number)] = pictures_digest(frame)
             for kind, scores in scores_of(frame).items():
                 table = pl.DataFrame({"id": frame["id"], "score": scores})
                 write_frame(target / kind / shard_name(kind, number), table)
                 digests[f"{kind} {number}"] = values_digest(table)
         (target / MODELS_FILE).write_text(json_text({kind: {} for kind in (AESTHETIC, QUALITY)}))
+        (target / PICTURES_FILE).write_text(json_text(pictures))
         write_manifest(target, sha256_json(digests))

@@ -2,8 +2,8 @@
 
 The trainer itself (stages/train.py) does as the published model's did, with the weights of losses that suit a model of
 billions. A small one has to be told where to look. Text decides what a picture shows while there is more noise than signal
-(what is left of a picture then shows the rest), so times are drawn there more often; and errors count as min-SNR has it (Hang
-et al. 2023), by the share that the latents' deviation gives the signal, but never for nothing.
+(what is left of a picture then shows the rest), so times are drawn there more often, and the noise's error counts as the
+velocity's would, up to a limit.
 """
 
 from dataclasses import dataclass, replace
@@ -16,26 +16,21 @@ from torch import nn
 
 from families import cascade
 from families.cascade_schedule import signal_share
-from sample.cascade_architecture import LATENT_DEVIATION
 from sample.cascade_updates import BatchLoss, Settings, train
 from training.examples import Examples
 from training.order import DataOrder
 
-# Bounds of the signal-to-noise ratio by which a picture's error counts. The upper one is min-SNR's gamma. Below the lower one
-# samplers start, and one of few steps multiplies a small error in the noise to as much as the picture's own signal.
-LEAST_RATIO, GAMMA = 0.1, 1.0
+MOST_WEIGHT = 50.0
 
 
 def loss_weight(time: float) -> float:
-    """SNR of latents with their deviation at a time of the schedule, within bounds, in units of itself."""
-    share = signal_share(time)
-    ratio = LATENT_DEVIATION**2 * share / (1.0 - share)
-    return min(max(ratio, LEAST_RATIO), GAMMA) / ratio
+    """Of the error of the predicted noise at a time of the schedule."""
+    return min(1.0 / signal_share(time), MOST_WEIGHT)
 
 
 def towards_noise(times: torch.Tensor) -> torch.Tensor:
-    """Even draws of 0..1 as times of which 54 in 100, not 30, lie where there is more noise than signal."""
-    return 1.0 - (1.0 - times) ** 2
+    """Even draws of 0..1 as times of which 63 in 100, not 50, lie where there is more noise than signal."""
+    return 1.0 - (1.0 - times) ** 1.5
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def noise(*shape: int, seed: int = 1) -> torch.Tensor:
 
 def test_committed_size() -> None:
     models = (make_effnet(7), make_stage_a(), make_stage_b(7), make_stage_c(7))
-    assert sum(parameter.numel() for model in models for parameter in model.parameters()) < 4_000_000
+    assert sum(parameter.numel() for model in models for parameter in model.parameters()) < 4_500_000
 
 
 def test_stage_a_is_exact_for_what_its_code_holds() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny_booru import folder_bytes
 
 from families.cascade import draw_picture, load
-from sample.cascade_architecture import make_effnet, make_stage_a, make_stage_b
+from sample.cascade_architecture import STAGE_C, make_effnet, make_stage_a, make_stage_b
 from sample.cascade_model import write_decoder, write_image_encoder, write_start, write_trained
 
 SAMPLE_BASE = Path("models/sample-base")
@@ -41,7 +41,7 @@ def test_it_loads_and_draws_pictures_of_the_asked_size(start: Path) -> None:
 
 
 def test_trained_weights_are_put_in_their_places(start: Path, tmp_path: Path) -> None:
-    weight = torch.full((128,), 1 / 3)
+    weight = torch.full((STAGE_C["block_out_channels"][0],), 1 / 3)
     write_trained(tmp_path / "base", start, {"prior.embedding.1.bias": weight})
     check_manifest(tmp_path / "base")
     prior = load_file(tmp_path / "base" / "prior" / "diffusion_pytorch_model.safetensors")

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from tiny_booru import folder_bytes
 
-from booru.captioning.annotations import annotated_kinds, read_annotations
+from booru.captioning.annotations import annotated_kinds, read_annotations, refuse_other_pictures
 from booru.ratings import RATINGS
 from booru.shards import write_frame
 from sample.cascade_scores import favourite_percentiles, scores_of, write_scores
@@ -33,13 +33,14 @@ def test_clean_pictures_get_the_high_quality_score() -> None:
 
 
 def test_the_folder_is_one_of_annotations(tmp_path: Path) -> None:
-    frame = posts(["general"] * 3, [0, 10, 40])
+    frame = posts(["general"] * 3, [0, 10, 40]).with_columns(sha256=pl.Series(["a", "b", "c"]))
     with whole_folder(tmp_path / "posts") as folder:
         write_frame(folder / "posts-00003.parquet", frame)
         write_manifest(folder, "rows")
     for name in ("scores", "again"):
         write_scores(tmp_path / name, tmp_path / "posts")
     assert annotated_kinds(tmp_path / "scores") == ["aesthetic", "quality"]
+    refuse_other_pictures(tmp_path / "scores", [tmp_path / "posts" / "posts-00003.parquet"])
     found = read_annotations(tmp_path / "scores", "aesthetic", 3, frame["id"].reverse(), ["score"])
     assert found["score"].to_list() == pytest.approx([0.95, 0.60, 0.0])
     assert folder_bytes(tmp_path / "scores") == folder_bytes(tmp_path / "again")
