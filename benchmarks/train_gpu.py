@@ -33,13 +33,13 @@ from repro.params import Params, load_params  # noqa: E402
 
 import torch  # noqa: E402
 from lycoris_network import attach_lycoris, trained_groups  # noqa: E402
-from real_sdxl import real_sdxl_configs  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count  # noqa: E402
 
 from families import sdxl  # noqa: E402
 from families.family import Batch, Sizes  # noqa: E402
 from families.sdxl import Sdxl  # noqa: E402
+from planning.sdxl_architecture import real_sdxl_configs  # noqa: E402
 from training.adapters import make_trained  # noqa: E402
 from training.flat import FlatWeights  # noqa: E402
 from training.memory import update_memory  # noqa: E402

@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
         CcipEncoder(folder, ccip.sha256)
         print(f"{folder}: a local folder, since {KEY}.hub is null; its files are there, and nothing is to be fetched")
         return
-    bring_folder(folder, ccip.hub, wanted_files(FILES, ccip.sha256, KEY), KEY, f"{KEY}.folder")
+    bring_folder(folder, ccip.hub, wanted_files(FILES, ccip.sha256, KEY), f"{KEY}.sha256", f"{KEY}.folder")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def bring_model(models: Path, part: ModelFolder) -> None:
         part.digests(models)
         print(f"{folder}: a local folder, since {part.key}.hub is null; its files are there, and nothing is to be fetched")
         return
-    bring_folder(folder, source.hub, files_of(folder, part), part.key, f"{part.key}.path")
+    bring_folder(folder, source.hub, files_of(folder, part), f"{part.key}.sha256", f"{part.key}.path")
 
 
 def files_of(folder: Path, part: ModelFolder) -> dict[str, str | None]:

@@ -10,7 +10,7 @@
         --card reports/MODEL_CARD.md --page reports/index.html
 
 The page is one HTML file with everything inside. Both outputs say only what the parameters and the
-inputs say; parameters below `runtime` reach neither.
+inputs say; parameters below `runtime`, `inputs` and `card` reach neither.
 """
 
 from argparse import ArgumentParser

@@ -6,12 +6,11 @@ write out, or a guess, which the recipe says beside it, or the program's own, wh
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from repro.params import Params, load_params
 
 import pytest
-import yaml
+from recipe_marks import marked_keys, value_at
 
 from training.order import updates_per_epoch
 
@@ -97,32 +96,6 @@ def params(run: str) -> Params:
     return load_params(recipe(run))
 
 
-def value_at(values: dict[str, Any], key: str) -> Any:
-    for part in key.split("."):
-        values = values[part]
-    return values
-
-
-def marked_keys(path: Path) -> dict[str, bool]:
-    """Every key of a parameter file, dotted, and whether the comment of its line, or of the line above, has the word guess."""
-    text = path.read_text()
-    lines = text.splitlines()
-    marked = {}
-
-    def walk(node: yaml.Node, prefix: str) -> None:
-        if not isinstance(node, yaml.MappingNode):
-            return
-        for key, value in node.value:
-            name, line = prefix + key.value, key.start_mark.line
-            above = lines[line - 1].strip() if line else ""
-            comments = [lines[line].partition("  # ")[2], above if above.startswith("#") else ""]
-            marked[name] = any("guess" in comment for comment in comments)
-            walk(value, f"{name}.")
-
-    walk(yaml.compose(text), "")
-    return marked
-
-
 def test_values_are_the_cards_or_the_scripts(run: str) -> None:
     values = params(run).model_dump()
     published = CARD | SCRIPTS | CARD_OF_RUN[run]
@@ -161,7 +134,7 @@ def test_the_final_run_has_the_pictures_that_the_base_run_repeats_and_its_model(
     assert best.extra == 5
     assert TOTAL + best.extra * BEST == pytest.approx(6_200_000, abs=50_000)
     assert final.models.folder == f"models/{base.merge.name}"
-    changed = {"recipe", "lr", "te_lr", "models", "base", "caption", "train", "merge", "report"}
+    changed = {"recipe", "lr", "te_lr", "models", "base", "caption", "train", "merge", "report", "inputs", "card"}
     assert base.model_dump(exclude=changed) == final.model_dump(exclude=changed)
     assert base.train.model_copy(update={"epochs": 16}) == final.train
 

@@ -1,9 +1,11 @@
-"""A hub on this machine: repositories' files at one commit each, in the protocol that huggingface_hub speaks.
+"""A hub on this machine: repositories' files at one commit each, and which commit that is, in the protocol that
+huggingface_hub speaks. Data sets are repositories whose names begin with `datasets/`.
 
 A file of the `large` ones is answered with a redirection and its sha256, as the hub does for what stands in LFS.
 """
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +14,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 STORE = "/store/"
+ABOUT = "/api/"
+DATASETS = "datasets/"
 
 
 @dataclass
 class TinyHub:
     """What the hub holds, how it behaves, and what it was asked.
 
-    files: {"owner/name": {path: bytes}}; large: paths in LFS; gated: repositories that want the token.
+    files: {"owner/name" or "datasets/owner/name": {path: bytes}}; large: paths in LFS; gated: repositories that want the token.
     cut: bytes of each file's body after which connections break, or None; broken: it answers 503 to everything.
     requests: (method, path, Range header or "", bearer token or "") of each request.
     """
@@ -52,10 +56,13 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.broken:
             return self._send(503, {}, b"")
         if self.path.startswith(STORE):
-            owner, name, path = self.path.removeprefix(STORE).split("/", 2)
-            return self._send_file(self.hub.files[f"{owner}/{name}"][path], {})
-        owner, name, resolve, revision, path = self.path.lstrip("/").split("/", 4)
-        repo = f"{owner}/{name}"
+            repo = next(repo for repo in self.hub.files if self.path.startswith(f"{STORE}{repo}/"))
+            return self._send_file(self.hub.files[repo][self.path.removeprefix(f"{STORE}{repo}/")], {})
+        if self.path.startswith(ABOUT):
+            return self._tell_about(self.path.removeprefix(ABOUT).removeprefix("models/"))
+        kind, _, rest = self.path.lstrip("/").partition(DATASETS)
+        owner, name, resolve, revision, path = (kind or rest).split("/", 4)
+        repo = f"{owner}/{name}" if kind else f"{DATASETS}{owner}/{name}"
         if resolve != "resolve" or repo not in self.hub.files:
             return self._refuse(401, "RepoNotFound")
         if repo in self.hub.gated and token != self.hub.token:
@@ -70,6 +77,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send_file(content, about)
         about |= {"X-Linked-ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Linked-Size": str(len(content))}
         self._send(302, about | {"Location": f"{self.hub.endpoint}{STORE}{repo}/{path}"}, b"")
+
+    def _tell_about(self, repo: str) -> None:
+        if repo not in self.hub.files:
+            return self._refuse(401, "RepoNotFound")
+        body = json.dumps({"id": repo.removeprefix(DATASETS), "sha": COMMIT, "siblings": []}).encode()
+        self._send(200, {"Content-Type": "application/json"}, body)
 
     def _refuse(self, status: int, code: str) -> None:
         self._send(status, {"X-Error-Code": code}, b"")

@@ -8,6 +8,7 @@ HF_HUB_OFFLINE (the cache alone). Source: huggingface_hub 0.36.2, `hf_hub_downlo
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from repro.errors import StageError
 from repro.hashing import sha256_file
@@ -15,7 +16,7 @@ from repro.numerics import HUB_OFFLINE_AT_START
 from repro.params import HubFolder
 
 import requests
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -42,10 +43,12 @@ def fetch_files(source: HubFolder, sha256: Mapping[str, str | None], key: str) -
 
     Raises:
         StageError: the hub cannot be reached or does not have a file or refuses it; a file has another sha256 than the
-            parameter says; or the parameter does not say it: the error then holds the lines to write there.
+            parameter says; or the parameter, or the source's revision, does not say it: the error then holds what to write.
     """
     logging.set_verbosity_error()  # it warns of each try with half a page
     constants.HF_HUB_OFFLINE = HUB_OFFLINE_AT_START.upper() in constants.ENV_VARS_TRUE_VALUES
+    if source.revision is None:
+        _refuse_no_revision(source, key)
     found = {name: _fetch(source, name) for name in sha256}
     digests = {name: sha256_file(path) for name, path in found.items()}
     for name, expected in sha256.items():
@@ -63,9 +66,22 @@ def fetch_files(source: HubFolder, sha256: Mapping[str, str | None], key: str) -
     return found
 
 
-def _fetch(source: HubFolder, name: str) -> Path:
+def _refuse_no_revision(source: HubFolder, key: str) -> NoReturn:
+    where = f"{key.rpartition('.')[0]}.hub.revision"
     try:
-        return Path(hf_hub_download(source.repo, name, subfolder=source.path, revision=source.revision))
+        newest = HfApi(endpoint=constants.ENDPOINT).repo_info(source.repo, repo_type=source.kind).sha
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StageError(f"{where} is not written down, nor can the newest be told: {source.repo}: {_reason(error)}") from error
+    raise StageError(
+        f"{where} is not written down, so nothing was fetched. {source.repo} is at {newest} now: compare it with what the"
+        " model was made of, write a revision there, and fetch again"
+    )
+
+
+def _fetch(source: HubFolder, name: str) -> Path:
+    where = {"subfolder": source.path, "repo_type": source.kind, "revision": source.revision}
+    try:
+        return Path(hf_hub_download(source.repo, name, **where))
     except (OSError, RuntimeError, ValueError) as error:  # requests' errors are OSErrors
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk, and it names its file

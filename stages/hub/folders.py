@@ -38,20 +38,21 @@ def bring_folder(folder: Path, source: HubFolder, sha256: Mapping[str, str | Non
     """Fetch the files into `folder`, or, where it holds anything, check it without a look at the network; tells which.
 
     Args:
-        sha256: {file: what it must have, or None where the parameters do not say}.
-        key: the section of the parameters with `sha256`; folder_key: the parameter that names the folder; for the errors.
+        sha256: {file, by its path in the folder: what it must have, or None where the parameters do not say}.
+        key: the parameter with these; folder_key: the one that names the folder; for the errors.
 
     Raises:
         StageError: see `hub.files.fetch_files`; or the folder is there and not right. Nothing is written then.
     """
     if is_there(folder):
         _require_right_folder(folder, sha256, key, folder_key)
-        print(f"{folder}: already there, with the sha256 of {key}.sha256")
+        print(f"{folder}: already there, with the sha256 of {key}")
         return
-    print(f"{folder}: fetching {', '.join(sha256)} of {source.repo} at {source.revision}", flush=True)
-    cached = fetch_files(source, sha256, f"{key}.sha256")
+    print(f"{folder}: fetching {', '.join(sha256)} of {source.repo} at {source.revision or 'no revision'}", flush=True)
+    cached = fetch_files(source, sha256, key)
     with whole_folder(folder) as new:
         for name, file in cached.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, new / name)
     print(f"{folder}: fetched, with the sha256 of {key}.sha256", flush=True)
 
@@ -61,6 +62,6 @@ def _require_right_folder(folder: Path, sha256: Mapping[str, str | None], key: s
         found = sha256_file(folder / name) if (folder / name).is_file() else "missing"
         if found != expected:
             raise StageError(
-                f"{folder / name}: {found}, but {key}.sha256 has {expected or 'nothing'} for it; a folder that is there is not"
+                f"{folder / name}: {found}, but {key} has {expected or 'nothing'} for it; a folder that is there is not"
                 f" replaced: name another as {folder_key}, or remove this one, and fetch again"
             )

@@ -130,7 +130,7 @@ def report_facts(params: Params, inputs: Inputs) -> dict[str, Any]:
     """The names that both templates use."""
     rules = profile(params.caption.profile)
     base_name = ", ".join(base_models(params))
-    recipe = params.model_dump(mode="json", exclude={"runtime"})
+    recipe = params.model_dump(mode="json", exclude={"runtime", "inputs", "card"})
     asked = params.evaluate.generation
     return (
         training_facts(params)

@@ -60,5 +60,6 @@ def annotation_models(annotate: Annotate) -> list[tuple[str, str]]:
     told = []
     for name, words in ANNOTATION_WORDS.items():
         if model := getattr(annotate, name):
-            told.append((words, f"{model.hub.repo} at {model.hub.revision[:12]}" if model.hub else model.path))
+            known = model.hub is not None and model.hub.revision is not None
+            told.append((words, f"{model.hub.repo} at {model.hub.revision[:12]}" if known else model.path))
     return told

@@ -467,8 +467,11 @@ class Base(FormulaSection):
 
 
 class Merge(FormulaSection):
-    """The published model, of `base`, `trained` and `models`."""
+    """The published model, of `models`, and of what the formula calls base and trained: the files at `base` and `trained`.
+    These are the run's own, or, in a recipe that merges published models alone, two of those."""
 
+    base: str
+    trained: str
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     dtype: Literal["fp16", "bf16", "fp32", "fp8"]
     fp8_tensors: Literal["all", "linear-and-conv"]
@@ -479,16 +482,20 @@ class Merge(FormulaSection):
 
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# A file or folder below another, by a path that leads nowhere else.
+FILE_PATH = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
 
 
 HubId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class HubFolder(Section):
-    """A folder of a repository on the Hugging Face hub, at one commit of it; `path` is empty for the whole repository."""
+    """A folder of a repository on the Hugging Face hub, at one commit of it (null: nobody has written it down yet, and
+    nothing is fetched before); `path` is empty for the whole repository."""
 
+    kind: Literal["model", "dataset"] = "model"
     repo: HubId
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
     path: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*)?$")]
 
 
@@ -508,7 +515,7 @@ class AnnotationModel(Section):
     it is there already). `sha256` is what its files must have, by name; what is not named is not checked, but every file
     from the hub must be."""
 
-    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")]
+    path: Annotated[str, Field(pattern=FILE_PATH)]
     hub: HubFolder | None
     sha256: dict[str, Sha256]
 
@@ -622,6 +629,37 @@ class Report(Section):
     cost: str | None
 
 
+class Input(Section):
+    """A folder of files that a run reads and nobody may put into a repository: where `make fetch` brings them from (null:
+    they are the reader's to bring), the sha256 of each file by its name in the folder (null: not known where the recipe was
+    written), their licence, and, in `about`, what else is to be known of them."""
+
+    hub: HubFolder | None
+    files: dict[Annotated[str, Field(pattern=FILE_PATH)], Sha256 | None]
+    license: str
+    about: str | None
+
+
+class Card(Section):
+    """What a published model's card states of its own run, for `make plan` to hold its figures against; null: not stated.
+
+    `images` are those trained on, `showings` what an epoch has of them where some are repeated; the last digit that is not
+    rounded counts `rounded_to` of them. `lokr_megabytes` is what the LoKr's file stays below. `differs` tells why a plan by
+    the recipe does not meet these figures.
+    """
+
+    source: str
+    images: Count | None
+    showings: Count | None
+    rounded_to: Count
+    updates: Count | None
+    lokr_megabytes: Positive | None
+    gpus: Count | None
+    seconds_per_update: Positive | None
+    days: Positive | None
+    differs: str | None
+
+
 class Runtime(Section):
     """What must not change a byte: listed under `params:` by no stage.
 
@@ -656,6 +694,9 @@ class Params(Section):
     merge: Merge
     evaluate: Evaluate
     report: Report
+    # Of these two no stage knows: what `make fetch` brings, and what `make plan` compares.
+    inputs: dict[Annotated[str, Field(pattern=FILE_PATH)], Input]
+    card: Card | None
     runtime: Runtime
 
     @model_validator(mode="after")

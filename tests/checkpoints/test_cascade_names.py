@@ -11,7 +11,6 @@ import pytest
 import torch
 from diffusers import StableCascadeUNet
 from diffusers.loaders.single_file_utils import convert_stable_cascade_unet_single_file_to_diffusers
-from real_cascade import meta_modules, real_decoder_configs, real_prior_configs
 from safetensors.torch import load_file, save_file
 from small_cascade import write_small_cascade
 from tiny_checkpoints import same
@@ -22,6 +21,7 @@ from checkpoints.diffusers_folder import open_folder, read_configs
 from checkpoints.keymap import Specs, lokr_places, to_diffusers, to_single_file
 from checkpoints.layouts import write_diffusers, write_single_file
 from checkpoints.model_family import CASCADE, CASCADE_DECODER, ModelFamily, family_of_names
+from planning.cascade_architecture import meta_modules, real_decoder_configs, real_prior_configs
 
 STAGE = "model.diffusion_model."
 PRIOR_FILE = "prior/diffusion_pytorch_model.safetensors"

@@ -7,10 +7,10 @@ from typing import Any
 from repro.errors import StageError
 
 import pytest
-from real_cascade import meta_modules, real_decoder_configs, real_prior_configs
 from small_cascade import write_small_cascade
 
 from checkpoints.cascade_shapes import expected_shapes
+from planning.cascade_architecture import meta_modules, real_decoder_configs, real_prior_configs
 
 
 def modules_shapes(configs: dict[str, dict[str, Any]]) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -11,7 +11,6 @@ from repro.tensorfile import TensorSpec, spec_of
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from real_sdxl import meta_modules, real_sdxl_configs
 from safetensors.torch import load_file
 from small_sdxl import write_small_sdxl
 from tiny_checkpoints import same
@@ -22,6 +21,7 @@ from checkpoints.keymap import Layout, Specs, lokr_places, to_diffusers, to_sing
 from checkpoints.layouts import write_diffusers, write_single_file
 from checkpoints.model_family import SDXL as FAMILY
 from checkpoints.sdxl_names import EMBEDDINGS, LOGIT_SCALE, SDXL, Architecture, sdxl_layout
+from planning.sdxl_architecture import meta_modules, real_sdxl_configs
 
 # Names and shapes of SDXL's single file as sd-mecha 1.1.8 lists them (sdxl-sgm, without position ids and schedule tables).
 SDXL_NAMES_AND_SHAPES = "ee6d8435b5310eab19701490cac32617bef482fc5d9d2aa780c11dc8627e990c"

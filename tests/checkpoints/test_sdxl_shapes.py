@@ -7,10 +7,10 @@ from typing import Any
 from repro.errors import StageError
 
 import pytest
-from real_sdxl import meta_modules, real_sdxl_configs
 from small_sdxl import write_small_sdxl
 
 from checkpoints.sdxl_shapes import expected_shapes
+from planning.sdxl_architecture import meta_modules, real_sdxl_configs
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2", "vae")
 

@@ -18,7 +18,6 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler, StableDiffusionXLPi
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from real_sdxl import real_sdxl_configs
 from small_sdxl import ADDITION_TIME_DIM, TEXT_WIDTHS, write_small_sdxl
 from tiny_training import REPOSITORY
 
@@ -36,6 +35,7 @@ from families.sdxl import (
 )
 from families.text_cache import TextCache, encode_training_captions
 from families.tokens import token_windows
+from planning.sdxl_architecture import real_sdxl_configs
 
 SIZES = [Sizes(128, 192, 5, 10, 64, 64), Sizes(80, 48, 0, 0, 64, 64)]
 CAPTIONS = ["1girl, solo", "1boy, " + "tag, " * 90]

@@ -16,7 +16,7 @@ RIGHT = hashlib.sha256(b"weights").hexdigest()
 
 def bring(folder: Path, sha256: dict[str, str | None]) -> None:
     """The hub is off in the tests' own process, so what is not there cannot come."""
-    bring_folder(folder, SOURCE, sha256, "some.model", "some.folder")
+    bring_folder(folder, SOURCE, sha256, "some.model.sha256", "some.folder")
 
 
 def test_files_that_are_always_wanted_come_first_with_the_sha256_that_is_known() -> None:

@@ -13,10 +13,10 @@ from repro.params import Params, load_params
 import polars as pl
 import pytest
 import torch
-from real_cascade import meta_modules, real_decoder_configs, real_prior_configs, write_real_cascade_configs
 
 from families.cascade import latent_shape
 from latents.buckets import Size, make_buckets
+from planning.cascade_architecture import meta_modules, real_decoder_configs, real_prior_configs, write_real_cascade_configs
 from training.adapters import lokr_size
 from training.order import updates_per_epoch
 

@@ -8,9 +8,9 @@ from repro.params import Lokr
 
 import pytest
 import torch
-from real_sdxl import meta_modules, real_sdxl_configs
 
 from families import cascade
+from planning.sdxl_architecture import meta_modules, real_sdxl_configs
 from training.adapters import lokr_size, lokr_specs
 from training.lokr_targets import lokr_targets
 

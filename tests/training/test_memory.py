@@ -9,10 +9,10 @@ from repro.params import Params
 
 import pytest
 import torch
-from real_sdxl import write_real_sdxl_configs
 from tiny_training import job_of, sample_values
 
 from families.cascade_decoder import load_decoder
+from planning.sdxl_architecture import write_real_sdxl_configs
 from training.loop import Trainer
 from training.memory import Memory, update_memory
 from training.plan import GIB

@@ -1,4 +1,4 @@
-"""The real SDXL's configs, as far as they decide names and shapes, and modules built from such configs without memory."""
+"""SDXL's configs at their full size, as far as they decide names and shapes, and modules built from them without memory."""
 
 import json
 from collections.abc import Mapping
@@ -71,5 +71,5 @@ def write_real_sdxl_configs(folder: Path, tokenizers: Path) -> Path:
         named = config | ({"_class_name": classes[part].__name__} if part in classes else {})
         (folder / part / "config.json").write_text(json.dumps(named))
     for part in ("tokenizer", "tokenizer_2", "scheduler"):
-        (folder / part).symlink_to(tokenizers / part)
+        (folder / part).symlink_to((tokenizers / part).resolve())
     return folder

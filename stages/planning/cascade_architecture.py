@@ -1,4 +1,5 @@
-"""The real Stable Cascade's configs, as far as they decide names and shapes, and modules built from them without memory."""
+"""Stable Cascade's configs at their full size, as far as they decide names and shapes, and modules built from them without
+memory."""
 
 import json
 from collections.abc import Mapping
@@ -116,5 +117,5 @@ def write_real_cascade_configs(folder: Path, tokenizers: Path) -> Path:
         (folder / part / "config.json").write_text(json.dumps(named))
     for pipeline, name in (("", "StableCascadePriorPipeline"), ("decoder", "StableCascadeDecoderPipeline")):
         (folder / pipeline / "model_index.json").write_text(json.dumps({"_class_name": name}))
-    (folder / "tokenizer").symlink_to(tokenizers / "tokenizer")
+    (folder / "tokenizer").symlink_to((tokenizers / "tokenizer").resolve())
     return folder

@@ -1,0 +1,1 @@
+"""What a recipe's run would be, worked out of the recipe alone."""
