@@ -1,0 +1,111 @@
+"""What a change did to a run, as Markdown for a comment: outputs, parameters and metrics against a revision of git, and losses.
+
+Tables are DVC's own (`--md`); the curve is a Mermaid chart, which GitHub and GitLab draw without a picture being stored anywhere.
+"""
+
+import csv
+import io
+import itertools
+import math
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from repro.errors import StageError
+from repro.params import read_yaml
+
+HISTORY = "reports/train.csv"
+LOCK = "dvc.lock"
+POINTS = 30
+# Of a Markdown table that has no row.
+HEAD_LINES = 2
+
+
+def change_report(folder: Path, base: str) -> str:
+    """The run in a repository's folder against the one that is committed at `base`.
+
+    Raises:
+        StageError: `base` is no revision, has no dvc.lock, or DVC cannot compare.
+    """
+    before = committed(folder, base, LOCK)
+    if before is None:
+        raise StageError(f"{base}: no such revision, or one without {LOCK}; name a commit of a run, such as origin/main")
+    lines = [f"## The run against `{base}`", "", *output_lines(before, (folder / LOCK).read_text(encoding="utf-8"))]
+    for title, command in (("Parameters", "params"), ("Metrics", "metrics")):
+        table = dvc_table(folder, command, base)
+        lines += ["", f"### {title}", "", table or "No difference."]
+    lines += ["", *loss_chart(committed(folder, base, HISTORY), _text(folder / HISTORY))]
+    return "\n".join(lines) + "\n"
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def committed(folder: Path, revision: str, path: str) -> str | None:
+    """A file as it is committed, or None where it is not."""
+    result = subprocess.run(["git", "show", f"{revision}:{path}"], cwd=folder, capture_output=True)
+    return None if result.returncode else result.stdout.decode()
+
+
+def dvc_table(folder: Path, command: str, base: str) -> str:
+    """`dvc params diff` or `dvc metrics diff` as Markdown; empty without a difference.
+
+    Raises:
+        StageError: DVC failed; its own words.
+    """
+    result = subprocess.run(["dvc", command, "diff", "--md", base], cwd=folder, capture_output=True, text=True)
+    if result.returncode:
+        raise StageError(f"dvc {command} diff: {result.stderr.strip()}")
+    lines = result.stdout.strip().splitlines()
+    return "\n".join(lines) if len(lines) > HEAD_LINES else ""
+
+
+def _outputs(lock: str, name: str) -> dict[tuple[str, str], str]:
+    stages = read_yaml(lock, name).get("stages", {})
+    return {(stage, out["path"]): out["md5"] for stage, entry in stages.items() for out in entry.get("outs", [])}
+
+
+def output_lines(before: str, after: str) -> Iterator[str]:
+    """How many outputs are the same bytes, and which are not, by two lock files."""
+    old, new = _outputs(before, f"{LOCK} before"), _outputs(after, LOCK)
+    names = [*old, *(name for name in new if name not in old)]
+    changed = [name for name in names if old.get(name) != new.get(name)]
+    yield f"{len(names) - len(changed)} of {len(names)} outputs are the same to the last byte."
+    if not changed:
+        return
+    yield from ("", "| stage | output | |", "|---|---|---|")
+    for name in changed:
+        verdict = "new" if name not in old else "gone" if name not in new else "changed"
+        yield f"| {name[0]} | `{name[1]}` | {verdict} |"
+
+
+def _losses(history: str | None) -> list[float]:
+    return [float(row["loss"]) for row in csv.DictReader(io.StringIO(history))] if history else []
+
+
+def thinned(losses: list[float], points: int = POINTS) -> list[float]:
+    """Means of `points` stretches of equal length, or of fewer where there are fewer losses."""
+    points = min(points, len(losses))
+    edges = [at * len(losses) // points for at in range(points + 1)] if points else []
+    return [math.fsum(losses[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+
+
+def loss_chart(before: str | None, after: str | None) -> list[str]:
+    """A Mermaid chart of both histories' losses, the earlier one only where it differs; nothing without a history."""
+    old, new = _losses(before), _losses(after)
+    lines = [thinned(new)] + ([thinned(old)] if old and old != new else [])
+    if not new or len(lines[0]) < 2:
+        return []
+    words = "this run, then the one before" if len(lines) == 2 else "this run; the same as before" if old else "this run"
+    top = max(value for line in lines for value in line)
+    return [
+        f"### Training loss ({words})",
+        "",
+        "```mermaid",
+        "xychart-beta",
+        f'  x-axis "update" 1 --> {max(len(new), len(old) if len(lines) == 2 else 0)}',
+        f'  y-axis "loss" 0 --> {top:.4g}',
+        *(f"  line [{', '.join(f'{value:.4g}' for value in line)}]" for line in lines),
+        "```",
+    ]
