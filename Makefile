@@ -44,7 +44,8 @@ plan: $(READY)
 	@python stages/plan_run.py $(if $(RATE),--images-per-second $(RATE))
 
 # All that the recipe in place reads and the repository does not hold; only these targets reach the network.
-fetch: inputs ccip taggers
+fetch: $(READY)
+	@failed=0; for what in inputs ccip taggers; do python stages/fetch_$$what.py || failed=1; done; exit $$failed
 
 inputs: $(READY)
 	@python stages/fetch_inputs.py

@@ -7,6 +7,7 @@ The encoder is SDXL's VAE or Stable Cascade's EfficientNet, by the recipe's fami
 carry. The same bytes come out of any number of worker processes (`runtime.processes`; with `device: cuda` they
 share out the GPUs that torch sees), and of a run that was killed and started again. Of such a run nothing is done
 twice whose images are the same, also when the selection, the captions or the buckets have changed meanwhile.
+Several machines encode a share each (`--share 1/2`, `--share 2/2`); one that has the state of all of them writes the output.
 """
 
 import json
@@ -19,11 +20,12 @@ from pathlib import Path
 from repro.command import parameters, stage_parser
 from repro.devices import TORCH_TYPES, device_identity
 from repro.errors import StageError, run_stage
-from repro.hashing import sha256_json, write_manifest
+from repro.hashing import refuse_foreign_folder, sha256_json, write_manifest
 from repro.outputs import whole_folder
 from repro.params import FamilyName, Latents, Params
 from repro.processes import run_here_or_there
 from repro.progress import Progress
+from repro.shares import Share, add_share_option, told_share
 from repro.state import code_digest, forget_state, stage_state
 
 import numpy as np
@@ -141,15 +143,19 @@ def place_images(images: pl.DataFrame, rule: PlacingRule, step: int) -> tuple[pl
     return placed.drop_nulls("bucket_width").sort(*BUCKET, "id"), lost
 
 
-def encode_images(images: pl.DataFrame, params: Params, encoder: Path, image_root: Path, state: Path) -> list[Portion]:
-    """Encode what `state` does not hold yet; returns all portions."""
+def encode_images(
+    images: pl.DataFrame, params: Params, encoder: Path, image_root: Path, state: Path, share: Share | None
+) -> Sequence[Portion]:
+    """Encode what `state` does not hold yet, of all portions or of a machine's share; returns these."""
     portions = make_portions(images, state / "encoded", ".safetensors", ["sha256", *PLACEMENT_SCHEMA], groups=BUCKET)
+    portions = share.of(portions) if share else portions
+    images_of_share = sum(map(len, portions))
     settings = params.latents
     tasks = [
         EncodeTask(image_root, params.family, encoder, params.device, settings.precision, settings.dtype, portion)
         for portion in unfinished(portions)
     ]
-    progress = Progress("latents", images.height, "images", done=images.height - sum(len(task.portion) for task in tasks))
+    progress = Progress("latents", images_of_share, "images", done=images_of_share - sum(len(task.portion) for task in tasks))
     for count in run_here_or_there(encode, tasks, params.runtime.processes):
         progress.advance(count)
     return portions
@@ -193,7 +199,10 @@ def cache(args: Namespace, params: Params, encoder_digest: str, state: Path) -> 
     images, small = place_images(images, rule, settings.bucket_reso_steps)
     lost |= small
     refuse_great_loss(lost, total, settings.max_lost_share)
-    portions = encode_images(images, params, folder, image_root, state)
+    portions = encode_images(images, params, folder, image_root, state, args.share)
+    if args.share:
+        print(told_share("cache-latents", args.share, len(portions), str(state)))
+        return
     lost_rows = {row: reason for portion in portions for row, reason in lost_in(portion).items()}
     lost |= {images["id"][row]: reason for row, reason in lost_rows.items()}
     refuse_great_loss(lost, total, settings.max_lost_share)
@@ -211,12 +220,15 @@ def main(arguments: list[str]) -> None:
         "--base", type=Path, required=True, help="diffusers folder whose encoder (SDXL: vae, Stable Cascade: effnet) encodes"
     )
     parser.add_argument("--output", type=Path, required=True, help="latents folder to write")
+    add_share_option(parser, "images")
     args = parser.parse_args(arguments)
     params = parameters(args)
+    refuse_foreign_folder(args.output)
     vae = vae_digest(args.base, params.family)
     with stage_state("cache-latents", determining_parts(params, vae)) as state:
         cache(args, params, vae, state)
-        forget_state(state)
+        if not args.share:
+            forget_state(state)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ All models get the same prompts and seeds, in one run or in several. What is ask
 refused. A picture is computed by itself, so that no batch, no number of processes (`runtime.processes`; with `device: cuda`
 each has a GPU of its own) and no other picture reaches its bits. Pictures are kept below `state/generate/` as they come, so
 that a run that was killed goes on from there, also with another list of characters or another model beside, and are packed
-into the output at the end: disk space for two sets of them is needed.
+into the output at the end: disk space for two sets of them is needed. Several machines draw a share each (`--share 1/2`,
+`--share 2/2`); one that has the state of all of them writes the output.
 """
 
 import re
@@ -23,6 +24,7 @@ from repro.devices import device_identity, refuse_unfit_gpus
 from repro.errors import StageError, run_stage
 from repro.hashing import hash_tree, refuse_foreign_folder, sha256_json
 from repro.params import Generation, Params, SampledPictures
+from repro.shares import add_share_option, told_share
 from repro.state import code_digest, fingerprint, forget_state, stage_state
 
 from booru.captioning.profiles import profile
@@ -89,6 +91,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--references", type=Path, required=True, help="references.json: the characters to draw")
     parser.add_argument("--output", type=Path, required=True, help="folder of pictures to write")
+    add_share_option(parser, "pictures")
     args = parser.parse_args(arguments)
     params = parameters(args)
     folders = named_folders(args.model)
@@ -103,10 +106,15 @@ def main(arguments: list[str]) -> None:
     parts = determining_parts(params)
     with stage_state("generate", parts) as state:
         jobs = picture_jobs(models, requests, state)
+        if args.share:
+            jobs = args.share.of(jobs)
         processes = max(1, min(params.runtime.processes, len(missing_jobs(jobs))))
         named, gpu = job_name(parts, models, requests), parts["device"].get("gpu")
         with measured("generate", params.recipe, named, "pictures", processes, gpu) as cost:
             draw_pictures(jobs, generation, params.device, processes, cost)
+            if args.share:
+                print(told_share("generate", args.share, len(jobs), str(state)))
+                return
             rows = ((job.model.name, job.request, job.file) for job in jobs)
             write_picture_folder(args.output, rows, sampling_settings(generation))
         forget_models(state, models)

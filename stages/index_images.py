@@ -16,6 +16,7 @@ from pathlib import Path
 
 from repro.command import parameters, stage_parser
 from repro.errors import run_stage
+from repro.hashing import refuse_foreign_folder
 from repro.outputs import whole_folder
 from repro.processes import run_workers
 from repro.progress import Progress
@@ -65,6 +66,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of the image archives and picture folders")
     parser.add_argument("--output", type=Path, required=True, help="folder for the index")
     args = parser.parse_args(arguments)
+    refuse_foreign_folder(args.output)
     index(args, parameters(args).runtime.processes)
 
 

@@ -23,7 +23,7 @@ from repro.command import parameters, stage_parser
 from repro.cost import RunCost, measured
 from repro.devices import gpu_libraries, refuse_unfit_gpus
 from repro.errors import StageError, run_stage
-from repro.hashing import check_manifest, hash_tree
+from repro.hashing import check_manifest, hash_tree, refuse_foreign_folder
 from repro.outputs import write_json, write_text
 from repro.params import Params
 from repro.processes import extra_ranks
@@ -218,6 +218,8 @@ def main(arguments: list[str]) -> None:
     if args.dry_run:
         print(plan_text(params, args.latents, args.captions, args.base))
         return
+    for folder in (args.checkpoints, args.pictures):
+        refuse_foreign_folder(folder)
     launched = launched_ranks(params.device)
     if launched is None or launched.rank == 0:
         train(args, params, launched)

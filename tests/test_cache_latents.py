@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,6 +168,25 @@ def test_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, inputs: Inputs, la
     assert encoded
     assert folder_bytes(output) == folder_bytes(latents)
     assert not list(state.rglob("*.safetensors"))
+
+
+def test_machines_with_a_share_each_give_the_same_bytes(tmp_path: Path, inputs: Inputs, latents: Path) -> None:
+    """Two machines have states of their own; what they leave there is copied to a third."""
+    settings, states = ("latents.max_lost_share=0.1",), []
+    for share in ("1/2", "2/2"):
+        place = tmp_path / f"machine {share[0]}"
+        arguments = [*inputs.arguments(place / "latents", *settings), "--share", share]
+        result = run_script("cache_latents.py", *arguments, STATE_ROOT=str(place / "state"))
+        assert result.returncode == 0, result.stderr
+        assert f"cache-latents: share {share[0]} of 2 is done" in result.stdout and not (place / "latents").exists()
+        states.append({path.name for path in (place / "state").rglob("encoded/*/*.safetensors")})
+        shutil.copytree(place / "state", tmp_path / "state", dirs_exist_ok=True)
+    assert all(states) and not states[0] & states[1]
+    encoded = finished_portions(tmp_path / "state")
+    result = inputs.run(tmp_path / "latents", *settings)
+    assert result.returncode == 0, result.stderr
+    assert sum(path.suffix == ".safetensors" for path in encoded) == len(states[0] | states[1])
+    assert folder_bytes(tmp_path / "latents") == folder_bytes(latents)
 
 
 def finished_portions(folder: Path) -> dict[Path, int]:

@@ -116,6 +116,22 @@ def test_a_run_killed_and_continued_by_another_number_of_processes_gives_the_sam
     assert hash_tree(output) == hash_tree(finished)
 
 
+def test_machines_with_a_share_each_give_the_same_bytes(inputs: Path, finished: Path, tmp_path: Path) -> None:
+    output, drawn = tmp_path / "pictures", []
+    for share in ("1/2", "2/2"):
+        place = tmp_path / f"machine {share[0]}"
+        run = generate(inputs, place / "pictures", "--share", share, environment={"STATE_ROOT": str(place / "state")})
+        assert run.returncode == 0, run.stderr
+        assert f"generate: share {share[0]} of 2 is done, {PICTURES // 2} pieces" in run.stdout
+        assert not (place / "pictures").exists()
+        drawn.append({path.name for path in (place / "state").rglob("[0-9a-f]*.png")})
+        shutil.copytree(place / "state", state_of(output), dirs_exist_ok=True)
+    assert not drawn[0] & drawn[1] and len(drawn[0] | drawn[1]) == PICTURES // 2  # both models: a picture of each has one name
+    run = generate(inputs, output)
+    assert run.returncode == 0, run.stderr
+    assert hash_tree(output) == hash_tree(finished)
+
+
 def cost_of(run: subprocess.CompletedProcess[str], log: Path) -> dict[str, Any]:
     """The last line of a run that went well."""
     assert run.returncode == 0, run.stderr

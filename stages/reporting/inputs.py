@@ -102,11 +102,9 @@ def read_history(path: Path) -> list[HistoryRow]:
     Raises:
         StageError: missing, empty, a column missing or a cell that is no number.
     """
-    rows = _rows(path, "train", ["update", "loss", "lr", "te_lr", "grad_norm"])
+    rows = _rows(path, "train", ["update", "loss", "lr", "te_lr"])
     try:
-        return [
-            HistoryRow(int(r["update"]), float(r["loss"]), float(r["lr"]), float(r["te_lr"]), float(r["grad_norm"])) for r in rows
-        ]
+        return [HistoryRow(int(r["update"]), float(r["loss"]), float(r["lr"]), float(r["te_lr"])) for r in rows]
     except (TypeError, ValueError) as error:
         raise StageError(f"{path}: {error}; run the train stage again") from None
 

@@ -66,8 +66,8 @@ class TrainSummary(Report):
 
     updates: int
     trained_numbers: int
-    loss_first_tenth: float
-    loss_last_tenth: float
+    loss_first_tenth: float | None
+    loss_last_tenth: float | None
 
 
 class SingleFile(Report):
@@ -203,7 +203,6 @@ class HistoryRow:
     loss: float
     lr: float
     te_lr: float
-    grad_norm: float
 
 
 @dataclass(frozen=True)

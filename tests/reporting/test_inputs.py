@@ -7,7 +7,9 @@ from repro.hashing import sha256_file
 import pytest
 from small_reports import PLACES, THRESHOLD, report_paths, write_reports
 
+import train
 from reporting.inputs import Paths, read_asked, read_character_rows, read_history, read_inputs
+from training.resume import Row
 
 
 def edit(path, change) -> None:
@@ -97,7 +99,7 @@ def test_each_missing_input_is_named_with_what_writes_it(tmp_path, field):
     ("text", "words"),
     [
         ("", "no column 'update'"),
-        ("update,loss,lr,te_lr\n1,2,3,4\n", "grad_norm"),
+        ("update,loss,lr\n1,2,3\n", "te_lr"),
         ("update,loss,lr,te_lr,grad_norm\n1,x,1,1,1\n", "x"),
     ],
 )
@@ -105,6 +107,12 @@ def test_a_broken_history_is_refused(tmp_path, text, words):
     (tmp_path / "train.csv").write_text(text)
     with pytest.raises(StageError, match=words):
         read_history(tmp_path / "train.csv")
+
+
+def test_an_update_that_fp16_skipped_is_a_row_as_the_trainer_writes_it(tmp_path):
+    rows = [Row(0, 0.5, 0.0, 0.0, None), Row(1, 0.25, 1e-5, 1e-6, 2.5)]
+    (tmp_path / "train.csv").write_text("\n".join([train.HISTORY_HEADER, *map(train.history_line, rows)]) + "\n")
+    assert [(row.update, row.loss) for row in read_history(tmp_path / "train.csv")] == [(0, 0.5), (1, 0.25)]
 
 
 def test_a_character_needs_all_models_in_the_headline_mode(tmp_path):
