@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+from graphlib import TopologicalSorter
 from pathlib import Path, PurePosixPath
 
 from repro.params import Params, load_params, read_yaml
@@ -127,3 +128,16 @@ def test_the_lock_of_a_frozen_stage_names_its_inputs_as_they_are(name: str) -> N
         assert stage.deps
         assert {dep.def_path: state for dep in stage.deps for state in dep.workspace_status().values()} == {}
         assert not stage.changed_stage()
+
+
+def test_packages_import_no_script_and_not_each_other_in_a_circle() -> None:
+    packages = {folder.name for folder in STAGES.iterdir() if (folder / "__init__.py").exists()}
+    imported: dict[str, set[str]] = {}
+    for package in packages:
+        files = {file for source in (STAGES / package).rglob("*.py") for file in local_imports(source)}
+        tops = {file.relative_to(STAGES).parts[0] for file in files}
+        assert not [top for top in tops if top.endswith(".py")], package
+        imported[package] = tops - {package}
+    assert imported["repro"] == set()
+    order = list(TopologicalSorter(imported).static_order())  # CycleError names a circle
+    assert set(order) == packages

@@ -1,0 +1,139 @@
+"""Every command that README and docs/ name can be typed: its target, script, options and files of the repository are there.
+
+Those that need nothing but the repository are run, by `test_commands_run_here`; `make`, the runs, proofs and launches are run by
+.ci/run and by the tests that RUN_ELSEWHERE names; what is left needs data, hardware or a network that is the reader's.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from doc_commands import PAGES, Command, all_commands
+
+COMMANDS = all_commands()
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+# Beginnings of commands, each with what runs it.
+RUN_ELSEWHERE = {
+    "make test": ".ci/run", "make verify": ".ci/run", "make fingerprint": ".ci/run", "make recipe-lock": "by hand, with an hour",
+    "make sample": "by hand, with an hour", "make remote": "tests/test_remotes.py", "make change": "tests/test_report_change.py",
+    "make attest": "tests/test_attest_model.py", "make check-model": "tests/test_attest_model.py",
+    "make fetch": "tests/test_fetch_inputs.py", "make inputs": "tests/test_fetch_inputs.py",
+    "make recipe": "tests/test_put_recipe.py",
+    "make plan": "tests/test_plan_run.py",
+    "dvc repro merge": "tests/test_merge_recipes.py", "dvc push": "tests/test_remotes.py", "dvc pull": "tests/test_remotes.py",
+    "dvc repro --": "tests/test_remotes.py", "accelerate launch": "tests/test_train_on_two_hosts.py",
+}  # fmt: skip
+# Commands of README and docs/ that need nothing but a fresh clone, run one after the other in one.
+HERE = (
+    "python stages/caption_posts.py --database data/sample/metadata.db --profile kohaku-xl-epsilon --out captions --format jsonl",
+    "python stages/merge.py --formula m --model m=models/sample-base --out sample-base.safetensors",
+    "python stages/evaluate_ccip.py score --ccip models/sample-ccip --references tests/golden/evaluate/ccip/set/images/ref"
+    " --generated mine=tests/golden/evaluate/ccip/set/images/gen --out scores/mine",
+    "python stages/evaluate_ccip.py compare --before reports/ccip.json --before-model base --after reports/ccip.json"
+    " --out scores/comparison",
+)
+
+
+def ids(commands: list[Command]) -> list[str]:
+    return [f"{number} {command.page.name}: {command.text[:60]}" for number, command in enumerate(commands)]
+
+
+@cache
+def help_of(*words: str) -> str:
+    result = subprocess.run([*words, "--help"], capture_output=True, text=True, env=ENVIRONMENT)
+    assert result.returncode == 0, f"{' '.join(words)} --help: {result.stderr}"
+    return result.stdout
+
+
+def require_options(words: list[str], told: str) -> None:
+    """Every option among the words stands in the program's help."""
+    for option in (word.partition("=")[0] for word in words if re.fullmatch(r"--?[A-Za-z][\w-]*(=.*)?", word)):
+        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", told), f"no option {option}"
+
+
+def script_and_subcommand(words: list[str]) -> tuple[str, ...]:
+    script = words[1]
+    assert Path(script).is_file(), script
+    if Path(script).name == "evaluate_ccip.py":
+        return sys.executable, script, words[2]
+    return sys.executable, script
+
+
+def test_pages_have_commands() -> None:
+    """A reader of blocks that found none would find no fault either."""
+    assert len(COMMANDS) > 60
+    assert {command.page for command in COMMANDS} >= {Path("README.md"), Path("docs/training.md"), Path("docs/ci.md")}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=ids(COMMANDS))
+def test_a_command_names_what_is_there(command: Command) -> None:
+    program, *rest = words = command.words
+    if program == "make":
+        result = subprocess.run(["make", "--dry-run", "--old-file", ".venv/.ready", *rest], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        for name in (word.partition("=")[2] for word in rest if word.startswith("NAME=")):
+            assert Path("recipes", f"{name}.yaml").is_file(), name
+    elif program == "python":
+        require_options(rest, help_of(*script_and_subcommand(words)))
+    elif program == "dvc":
+        depth = 2 if rest[0] in ("exp", "params", "metrics", "plots", "remote") else 1
+        require_options(rest, help_of("dvc", *rest[:depth]))
+    elif program == "accelerate":
+        script = next(at for at, word in enumerate(words) if word.endswith(".py"))
+        require_options(words[:script], help_of("accelerate", "launch"))
+        assert Path(words[script]).is_file()
+
+
+def test_commands_that_are_said_to_run_elsewhere_are_in_the_docs() -> None:
+    texts = [command.text for command in COMMANDS]
+    for beginning in RUN_ELSEWHERE:
+        assert any(text.startswith(beginning) for text in texts), beginning
+    for place in RUN_ELSEWHERE.values():
+        assert Path(place).exists() or place == "by hand, with an hour" or Path(f"{place}.py").exists(), place
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository's files as a clone has them."""
+    folder = tmp_path_factory.mktemp("fresh") / "a clone"
+    listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, check=True).stdout.decode().split("\0")
+    for name in filter(None, listed):
+        if Path(name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(name, folder / name)
+    return folder
+
+
+def test_commands_run_here(fresh: Path) -> None:
+    told = {" ".join(command.text.split()) for command in COMMANDS}
+    for text in HERE:
+        assert text in told, f"no page has it any more: {text}"
+        result = subprocess.run(text, cwd=fresh, shell=True, capture_output=True, text=True, env=ENVIRONMENT)
+        assert result.returncode == 0, f"{text}\n{result.stderr}"
+    assert (fresh / "sample-base.safetensors").is_file()
+    assert len((fresh / "scores/mine/ccip.json").read_text()) > 100
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_workflows_call_what_is_there() -> None:
+    """Make targets and scripts that the CI files name."""
+    for file in (Path(".gitlab-ci.yml"), *Path(".github/workflows").glob("*.yml")):
+        text = file.read_text(encoding="utf-8")
+        assert yaml.safe_load(text)
+        targets = set(re.findall(r"\bmake ([a-z][\w-]*)", re.sub(r"#.*", "", text)))
+        assert targets or ".ci/run" in text
+        for target in targets:
+            dry = ["make", "--dry-run", "--old-file", ".venv/.ready", target, "URL=x"]
+            assert subprocess.run(dry, capture_output=True).returncode == 0, target
