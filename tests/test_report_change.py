@@ -89,7 +89,7 @@ def test_another_rate_is_told_with_its_outputs_metrics_and_losses(project: Path)
     ]
     assert "lr" in report.partition("### Parameters")[2].partition("### Metrics")[0]
     assert "0.0917" in report and "0.0481" in report
-    assert "(this run, then the one before)" in report and report.count("  line [") == 2
+    assert "(this run red, the one before grey)" in report and report.count("  line [") == 2
 
 
 def test_what_is_no_revision_is_told(project: Path) -> None:
@@ -103,3 +103,10 @@ def test_stretches_are_means_of_all_losses() -> None:
     assert thinned([1.0, 3.0], 30) == [1.0, 3.0]
     assert thinned([]) == []
     assert loss_chart(None, None) == []
+
+
+def test_runs_of_other_lengths_share_no_axis() -> None:
+    one, two = ("update,loss\n" + "".join(f"{u},{u}\n" for u in range(length)) for length in (50, 100))
+    chart = loss_chart(one, two)
+    assert chart[0] == "### Training loss (this run; the one before has 50 updates)"
+    assert sum(line.startswith("  line [") for line in chart) == 1

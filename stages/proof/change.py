@@ -17,6 +17,7 @@ from repro.params import read_yaml
 HISTORY = "reports/train.csv"
 LOCK = "dvc.lock"
 POINTS = 30
+COLOURS = '%%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "#b5243c, #888888"}}}}%%'
 # Of a Markdown table that has no row.
 HEAD_LINES = 2
 
@@ -92,20 +93,27 @@ def thinned(losses: list[float], points: int = POINTS) -> list[float]:
 
 
 def loss_chart(before: str | None, after: str | None) -> list[str]:
-    """A Mermaid chart of both histories' losses, the earlier one only where it differs; nothing without a history."""
+    """A Mermaid chart of this run's losses, and of the earlier run's where they differ and are as many (it stretches each line
+    over the whole axis); nothing without a history."""
     old, new = _losses(before), _losses(after)
-    lines = [thinned(new)] + ([thinned(old)] if old and old != new else [])
-    if not new or len(lines[0]) < 2:
+    if len(thinned(new)) < 2:  # a line needs two points
         return []
-    words = "this run, then the one before" if len(lines) == 2 else "this run; the same as before" if old else "this run"
-    top = max(value for line in lines for value in line)
+    lines, words = [thinned(new)], "this run"
+    if old == new:
+        words = "this run; the same as before"
+    elif len(old) == len(new):
+        lines, words = [*lines, thinned(old)], "this run red, the one before grey"
+    elif old:
+        words = f"this run; the one before has {len(old):,} updates"
+    values = [value for line in lines for value in line]
     return [
         f"### Training loss ({words})",
         "",
         "```mermaid",
+        COLOURS,
         "xychart-beta",
-        f'  x-axis "update" 1 --> {max(len(new), len(old) if len(lines) == 2 else 0)}',
-        f'  y-axis "loss" 0 --> {top:.4g}',
+        f'  x-axis "update" 1 --> {len(new)}',
+        f'  y-axis "loss" {min(values):.4g} --> {max(values):.4g}',
         *(f"  line [{', '.join(f'{value:.4g}' for value in line)}]" for line in lines),
         "```",
     ]
