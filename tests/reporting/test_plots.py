@@ -52,10 +52,10 @@ def test_names_are_escaped():
 
 
 def test_a_single_update_can_be_drawn():
-    history = [HistoryRow(1, 0.5, 1e-3, 0.0, 0.3)]
+    history = [HistoryRow(1, 0.5, 1e-3, 0.0)]
     assert "polyline" in loss_chart(history) and "polyline" in rate_chart(history, "UNet", "text encoders")
 
 
 def test_colours_come_from_the_page():
-    history = [HistoryRow(i, 1 / i, 1e-3, 5e-4, 0.3) for i in range(1, 50)]
+    history = [HistoryRow(i, 1 / i, 1e-3, 5e-4) for i in range(1, 50)]
     assert "#" not in loss_chart(history) + rate_chart(history, "UNet", "text encoders")
