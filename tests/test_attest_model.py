@@ -137,7 +137,7 @@ def test_other_metadata_other_outputs_and_foreign_files_are_told_apart(finished:
     save_file(load_file(finished / "models/sample.safetensors"), tmp_path / "retitled.safetensors", {"title": "mine"})
     assert "has the tensors of Sample XL" in check(tmp_path, "retitled.safetensors", attestation).stdout
     lokr = check(tmp_path, finished / "models/lokr.safetensors", attestation)
-    assert "it is models/lokr.safetensors of the same run, of stage train" in lokr.stdout
+    assert "it is models/lokr.safetensors of the same run" in lokr.stdout
     save_file({"merged": torch.zeros(4)}, tmp_path / "foreign.safetensors")
     foreign = check(tmp_path, "foreign.safetensors", attestation)
     assert (foreign.returncode, "sha256" in foreign.stdout) == (1, True)

@@ -23,13 +23,20 @@ def judge_file(file: Path, attested: Mapping[str, Any]) -> tuple[bool, str]:
         return True, f"{file}: is {named}, to the last byte"
     if hashes.data_sha256 == model["data_sha256"]:
         return False, f"{file}: has the tensors of {named}, every one, and another header: its metadata were changed"
-    for stage in attested["stages"]:
-        for path, output in stage["outputs"].items():
-            for name, sha256 in output["files"].items():
-                if sha256 == hashes.sha256:
-                    place = path if Path(path).name == name else f"{path}/{name}"
-                    return False, f"{file}: is not {named}; it is {place} of the same run, of stage {stage['name']}"
+    if others := _outputs_with(hashes.sha256, attested):
+        return False, f"{file}: is not {named}; it is {' and '.join(others)} of the same run"
     return False, f"{file}: is not {named}: sha256 {hashes.sha256}, attested {model['sha256']}"
+
+
+def _outputs_with(sha256: str, attested: Mapping[str, Any]) -> list[str]:
+    """The attested run's files of this digest, by their paths."""
+    return [
+        path if Path(path).name == name else f"{path}/{name}"
+        for stage in attested["stages"]
+        for path, output in stage["outputs"].items()
+        for name, digest in output["files"].items()
+        if digest == sha256
+    ]
 
 
 def judge_run(folder: Path, params: Params, attested: Mapping[str, Any]) -> list[str]:
