@@ -82,6 +82,12 @@ def test_the_sample_is_planned_from_what_is_here(tmp_path: Path) -> None:
     assert any(line.startswith("time        0.1 hours at 20 images/s") for line in lines)
 
 
+def test_a_folder_of_which_all_is_taken_is_not_counted() -> None:
+    lines = lines_of("sample", "--set", "select.ranges=[{folder: mine, take: null}]")
+    assert "posts       all, not counted, folder mine" in lines
+    assert any(line.startswith("images      not known before they are counted") for line in lines)
+
+
 def test_a_plan_that_misses_its_card_ends_with_1_unless_the_recipe_says_why() -> None:
     stated = "{source: a card, images: 10, showings:, rounded_to: 1, updates: 381, lokr_megabytes: 3, gpus:,"
     stated += " seconds_per_update:, days:, differs: %s}"

@@ -54,7 +54,7 @@ def bring_folder(folder: Path, source: HubFolder, sha256: Mapping[str, str | Non
         for name, file in cached.items():
             (new / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, new / name)
-    print(f"{folder}: fetched, with the sha256 of {key}.sha256", flush=True)
+    print(f"{folder}: fetched, with the sha256 of {key}", flush=True)
 
 
 def _require_right_folder(folder: Path, sha256: Mapping[str, str | None], key: str, folder_key: str) -> None:
@@ -63,5 +63,6 @@ def _require_right_folder(folder: Path, sha256: Mapping[str, str | None], key: s
         if found != expected:
             raise StageError(
                 f"{folder / name}: {found}, but {key} has {expected or 'nothing'} for it; a folder that is there is not"
-                f" replaced: name another as {folder_key}, or remove this one, and fetch again"
+                f" replaced: name another as {folder_key}, or remove this one, and fetch again; where it is your own, its hub is"
+                " null"
             )

@@ -66,6 +66,7 @@ def make_plan(params: Params, images_per_second: float | None) -> Plan:
     chosen = sum(r.chosen for r in expected_posts(params))
     shown = (card and (card.showings or card.images)) or chosen
     updates = planned_updates(settings, shown, buckets and len(buckets), card.rounded_to if card and card.images else 1)
+    steps = _updates_words(updates) if shown or settings.updates else "not known before"
     with base_configs(params) as (base, whose):
         with torch.device("meta"):
             modules = family(params.family).empty_modules(base)
@@ -77,10 +78,10 @@ def make_plan(params: Params, images_per_second: float | None) -> Plan:
             *_bucket_lines(params, buckets),
             f"update      {settings.batch_size} images: {settings.virtual_ranks} virtual ranks x {settings.accumulation}"
             f" micro-batches x {settings.micro_batch_size} images",
-            f"steps       {_updates_words(updates)}; {settings.schedule}, warm-up {settings.warmup_updates} updates",
+            f"steps       {steps}; {settings.schedule}, warm-up {settings.warmup_updates} updates",
             f"configs     {whose}",
             f"trains      {trained}",
-            f"disk        {_latent_gigabytes(params, modules, buckets, shown)} for latents",
+            f"disk        {_latent_space(params, modules, buckets, shown)} for latents",
             *_memory_lines(params, base, buckets),
             *_time_lines(params, updates, images_per_second),
         ]
@@ -116,13 +117,16 @@ def _buckets(params: Params) -> list[Size] | None:
 def _post_lines(params: Params) -> Iterator[str]:
     drawn = "draws with replacement" if params.select.draw == "replay" else "keyed draw"
     for at, r in enumerate(expected_posts(params)):
+        number = f"{r.chosen:,}" if r.chosen or r.available is not None else "all, not counted"
         of = "" if r.available is None else f" of {r.available:,}" + (" in the database" if r.counted else " ids at most")
-        yield f"{'posts' if not at else '':<11} {r.chosen:,}{of}, {r.name}"
+        yield f"{'posts' if not at else '':<11} {number}{of}, {r.name}"
     yield f"            ({drawn}; before conditions, caps and the filter)"
 
 
 def _images_words(params: Params, chosen: int, shown: int) -> str:
     card = params.card
+    if not shown:
+        return "not known before they are counted: after cache-latents `train.py --dry-run` does"
     if not card or not (card.showings or card.images):
         return f"{shown:,} at most, shown once an epoch; after cache-latents `train.py --dry-run` counts them"
     known = f"{card.images:,} by the card" if card.images else "number not stated"
@@ -161,15 +165,15 @@ def _trained(params: Params, modules: Modules) -> tuple[str, float | None]:
     return f"{size.numbers:,} numbers of a LoKr on {parts}; its file has {megabytes:,.1f} MB ({settings.file_dtype})", megabytes
 
 
-def _latent_gigabytes(params: Params, modules: Modules, buckets: list[Size] | None, shown: int) -> str:
+def _latent_space(params: Params, modules: Modules, buckets: list[Size] | None, shown: int) -> str:
     settings, of = params.latents, family(params.family)
     sizes = buckets or [(settings.resolution, settings.resolution)]
     numbers = sorted(math.prod(of.latent_shape(modules, size)) for size in sizes)
     images = (params.card and params.card.images) or shown
-    least, most = (
-        images * number * TENSORS[params.family] * TORCH_TYPES[settings.dtype].itemsize / 1e9
-        for number in (numbers[0], numbers[-1])
-    )
+    bytes_of_number = TENSORS[params.family] * TORCH_TYPES[settings.dtype].itemsize
+    if not images:
+        return f"{numbers[-1] * bytes_of_number / 1024:,.0f} KiB an image at most"
+    least, most = (images * number * bytes_of_number / 1e9 for number in (numbers[0], numbers[-1]))
     return f"{least:,.1f} to {most:,.1f} GB" if f"{least:.1f}" != f"{most:.1f}" else f"{most:,.1f} GB"
 
 
