@@ -14,7 +14,7 @@ from pathlib import Path
 
 from repro.errors import StageError, run_stage
 
-from proof.clone import clone, git, put_recipe, refuse_uncommitted_changes
+from proof.clone import clone, git, put_recipe, refuse_uncommitted_changes, split_stages
 
 # What the run itself wrote into files that are committed here.
 OWN_FILES = ("reports", "dvc.lock")
@@ -67,6 +67,10 @@ def main(arguments: list[str]) -> None:
         put_recipe(folder, args.recipe)
     if subprocess.run(["dvc", "cache", "dir", "--local", str(repository / ".dvc" / "cache")], cwd=folder).returncode:
         raise StageError(f"dvc cache dir failed in {folder}: its words are above; the clone needs this repository's cache")
+    # A frozen stage's entry, of the lock file before, is otherwise left as it was: its code may be another by now.
+    _, frozen = split_stages(folder / "dvc.yaml")
+    if frozen and subprocess.run(["dvc", "commit", "--quiet", "--force", *frozen], cwd=folder).returncode:
+        raise StageError(f"dvc commit failed in {folder}: its words are above")
     if code := subprocess.run(["dvc", "repro"], cwd=folder).returncode:
         raise StageError(f"dvc repro failed in {folder} with exit code {code}; the same command goes on from there")
     shutil.copyfile(folder / "dvc.lock", repository / "recipes" / f"{args.recipe}.lock")
