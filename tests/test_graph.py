@@ -141,3 +141,14 @@ def test_packages_import_no_script_and_not_each_other_in_a_circle() -> None:
     assert imported["repro"] == set()
     order = list(TopologicalSorter(imported).static_order())  # CycleError names a circle
     assert set(order) == packages
+
+
+def test_lock_files_of_recipes_have_the_same_frozen_stages() -> None:
+    """What is committed does not hang on the recipe; `dvc repro` alone leaves such an entry as it was."""
+    locks = {
+        path: read_yaml(path.read_text(), str(path))["stages"] for path in (Path("dvc.lock"), *Path("recipes").glob("*.lock"))
+    }
+    assert len(locks) > 1
+    for path, stages in locks.items():
+        for name in FROZEN:
+            assert stages[name] == locks[Path("dvc.lock")][name], f"{path}: {name}"
