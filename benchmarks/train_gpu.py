@@ -39,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from families import sdxl  # noqa: E402
 from families.family import Batch, Sizes  # noqa: E402
 from families.sdxl import Sdxl  # noqa: E402
-from planning.sdxl_architecture import real_sdxl_configs  # noqa: E402
+from planning.sdxl_architecture import write_real_sdxl_configs  # noqa: E402
 from training.adapters import make_trained  # noqa: E402
 from training.flat import FlatWeights  # noqa: E402
 from training.memory import update_memory  # noqa: E402
@@ -50,16 +50,6 @@ CAPTION = "1girl, solo, " + ", ".join(f"long hair {i}, looking at viewer" for i 
 # Dense TFLOP/s of half precision with float32 accumulation, by the makers' data sheets.
 PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "RTX 5090": 210, "RTX 4090": 165, "RTX 3090": 71}
 GOAL_IMAGES, GOAL_DETERMINISM, GOAL_MEMORY = 20.0, 0.9, 22.0
-
-
-def write_full_size_configs(folder: Path) -> Path:
-    """Configs of SDXL base 1.0; tokenizers, whose words are fewer, and scheduler are the sample's."""
-    for part, config in real_sdxl_configs().items():
-        (folder / part).mkdir(parents=True)
-        (folder / part / "config.json").write_text(json.dumps(config))
-    for part in ("tokenizer", "tokenizer_2", "scheduler"):
-        (folder / part).symlink_to(ROOT / "models/sample-base" / part)
-    return folder
 
 
 def random_model(base: Path, device: str, precision: str) -> Sdxl:
@@ -281,7 +271,7 @@ def main() -> None:
         print(json.dumps(measure_row(args.row, load_params(recipe, changed), args)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        args.base = args.base or write_full_size_configs(Path(folder) / "sdxl")
+        args.base = args.base or write_real_sdxl_configs(Path(folder) / "sdxl", ROOT / "models/sample-base")
         rows = []
         for row in rows_of(args.micro_batches, args.precisions):
             rows.append(run_row(row, args))

@@ -15,6 +15,7 @@ from repro.outputs import write_text
 from repro.params import load_params, read_yaml
 
 from checkpoints.formula import require_formulas
+from proof.values import dotted_values
 
 RECIPES = Path("recipes")
 IN_PLACE = Path("params.yaml")
@@ -28,24 +29,14 @@ def values_of(text: str, name: str) -> dict[str, Any]:
     Raises:
         StageError: not YAML.
     """
-    flat: dict[str, Any] = {}
-
-    def walk(node: Any, key: str) -> None:
-        if isinstance(node, dict) and node:
-            for name, value in node.items():
-                walk(value, f"{key}.{name}" if key else str(name))
-        else:
-            flat[key] = node
-
-    walk(read_yaml(text, name), "")
-    return flat
+    values = read_yaml(text, name)
+    return dict(dotted_values(values)) if isinstance(values, dict) else {}
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """A line for each key with another value, in the order of `after`, then those that are gone."""
     keys = [*after, *(key for key in before if key not in after)]
-    shown = {name: {key: repr(values[key]) for key in values} for name, values in (("before", before), ("after", after))}
-    pairs = [(key, shown["before"].get(key, ABSENT), shown["after"].get(key, ABSENT)) for key in keys]
+    pairs = [(key, *(repr(values[key]) if key in values else ABSENT for values in (before, after))) for key in keys]
     return [f"  {key}: {old} -> {new}" for key, old, new in pairs if old != new]
 
 

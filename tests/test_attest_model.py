@@ -1,7 +1,6 @@
 """attest_model.py and check_model.py on a small pipeline that DVC ran: the model itself, changed ones, and another run."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_repository import made, run
 
 STAGES = Path("stages").resolve()
 PIPELINE = """stages:
@@ -57,21 +57,6 @@ MERGE = """import sys
 from safetensors.torch import load_file, save_file
 save_file({"merged": load_file(sys.argv[1])["w"] + 1.0}, sys.argv[2], {"title": "sample"})
 """
-ENVIRONMENT = os.environ | {
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "DVC_NO_ANALYTICS": "1",
-    **{f"GIT_{who}_{what}": f"{who}@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-}
-
-
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=ENVIRONMENT)
-
-
-def made(folder: Path, *command: str) -> str:
-    result = run(folder, *command)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
 
 
 def attest(folder: Path, *options: str) -> subprocess.CompletedProcess:

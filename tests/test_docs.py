@@ -4,7 +4,6 @@ Those that need nothing but the repository are run, by `test_commands_run_here`;
 .ci/run and by the tests that RUN_ELSEWHERE names; what is left needs data, hardware or a network that is the reader's.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -15,9 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 from doc_commands import PAGES, Command, all_commands
+from small_repository import ENVIRONMENT
 
 COMMANDS = all_commands()
-ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
 # Beginnings of commands, each with what runs it.
 RUN_ELSEWHERE = {
     "make test": ".ci/run", "make verify": ".ci/run", "make fingerprint": ".ci/run", "make recipe-lock": "by hand, with an hour",

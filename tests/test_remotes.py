@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+import small_repository
 
 pytest.importorskip("moto", reason="make setup-remotes installs what DVC's remotes need")
 boto3 = pytest.importorskip("boto3")
@@ -47,22 +48,18 @@ Path(target).write_text(what + " of " + Path(source).read_text())
 print("ran", what.rstrip("0123456789."))
 """
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-ENVIRONMENT = os.environ | KEYS | {
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "DVC_NO_ANALYTICS": "1",
-    **{f"GIT_{who}_{what}": f"{who}@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-}  # fmt: skip
+
+
+def own_environment(folder: Path) -> dict[str, str]:
+    return KEYS | {"DVC_SITE_CACHE_DIR": str(folder.parent / f"{folder.name} site cache")}
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
-    own = {"DVC_SITE_CACHE_DIR": str(folder.parent / f"{folder.name} site cache")}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=ENVIRONMENT | own)
+    return small_repository.run(folder, *command, environment=own_environment(folder))
 
 
 def made(folder: Path, *command: str) -> str:
-    result = run(folder, *command)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    return small_repository.made(folder, *command, environment=own_environment(folder))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +69,7 @@ def server() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | KEYS)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(600):

@@ -1,11 +1,10 @@
 """report_change.py on a small pipeline under git and DVC: what it tells of a change, and of none."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from small_repository import made, run
 
 from proof.change import loss_chart, thinned
 
@@ -40,21 +39,6 @@ losses = [1 / (1 + lr * update) for update in range(100)]
 Path("reports/train.csv").write_text("update,loss\\n" + "".join(f"{u},{loss}\\n" for u, loss in enumerate(losses)))
 Path("reports/train.json").write_text(json.dumps({"last": round(losses[-1], 4)}))
 """
-ENVIRONMENT = os.environ | {
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "DVC_NO_ANALYTICS": "1",
-    **{f"GIT_{who}_{what}": f"{who}@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-}
-
-
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=ENVIRONMENT)
-
-
-def made(folder: Path, *command: str) -> str:
-    result = run(folder, *command)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
 
 
 @pytest.fixture

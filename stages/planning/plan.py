@@ -14,7 +14,7 @@ from checkpoints.formula import parse_formula
 from families.family import Modules, family
 from latents.buckets import Size, make_buckets
 from planning.architecture import base_configs
-from planning.posts import expected_posts
+from planning.posts import RangePosts, expected_posts
 from planning.updates import Updates, planned_updates
 from training.adapters import lokr_size, trained_components
 from training.memory import update_memory
@@ -63,7 +63,8 @@ def make_plan(params: Params, images_per_second: float | None) -> Plan:
         return Plan(list(_merge_lines(params)), [])
     settings, card = params.train, params.card
     buckets = _buckets(params)
-    chosen = sum(r.chosen for r in expected_posts(params))
+    posts = expected_posts(params)
+    chosen = sum(r.chosen for r in posts)
     shown = (card and (card.showings or card.images)) or chosen
     updates = planned_updates(settings, shown, buckets and len(buckets), card.rounded_to if card and card.images else 1)
     steps = _updates_words(updates) if shown or settings.updates else "not known before"
@@ -73,7 +74,7 @@ def make_plan(params: Params, images_per_second: float | None) -> Plan:
         trained, megabytes = _trained(params, modules)
         lines = [
             f"recipe      {params.recipe}: {params.merge.title}",
-            *_post_lines(params),
+            *_post_lines(params, posts),
             f"images      {_images_words(params, chosen, shown)}",
             *_bucket_lines(params, buckets),
             f"update      {settings.batch_size} images: {settings.virtual_ranks} virtual ranks x {settings.accumulation}"
@@ -114,9 +115,9 @@ def _buckets(params: Params) -> list[Size] | None:
     return make_buckets(area, settings.min_bucket_reso, settings.max_bucket_reso, settings.bucket_reso_steps)
 
 
-def _post_lines(params: Params) -> Iterator[str]:
+def _post_lines(params: Params, posts: list[RangePosts]) -> Iterator[str]:
     drawn = "draws with replacement" if params.select.draw == "replay" else "keyed draw"
-    for at, r in enumerate(expected_posts(params)):
+    for at, r in enumerate(posts):
         number = f"{r.chosen:,}" if r.chosen or r.available is not None else "all, not counted"
         of = "" if r.available is None else f" of {r.available:,}" + (" in the database" if r.counted else " ids at most")
         yield f"{'posts' if not at else '':<11} {number}{of}, {r.name}"

@@ -20,7 +20,7 @@ from typing import Any
 
 from repro.devices import gpu_libraries, gpu_models
 from repro.errors import StageError
-from repro.hashing import hash_tree, sha256_file
+from repro.hashing import CHUNK, hash_tree, sha256_file
 from repro.params import Params
 
 from checkpoints.metadata import autov2
@@ -31,7 +31,6 @@ FORMAT = 1
 CODE = ("stages", "dvc.yaml", "requirements.lock")
 CPU_CLASS = "x86-64 CPU with AVX2 and FMA"
 HEADER_LENGTH_BYTES = 8
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -48,16 +47,17 @@ def file_hashes(path: Path) -> FileHashes:
     StageError: there is no such file, or it is not a safetensors file."""
     if not path.is_file():
         raise StageError(f"{path}: no such file")
-    data = hashlib.sha256()
+    size = path.stat().st_size
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
-        size = path.stat().st_size
-        if not 0 < length <= size - HEADER_LENGTH_BYTES or file.read(1) != b"{":
+        prefix = file.read(HEADER_LENGTH_BYTES)
+        length = int.from_bytes(prefix, "little")
+        if not 0 < length <= size - HEADER_LENGTH_BYTES or not (header := file.read(length)).startswith(b"{"):
             raise StageError(f"{path}: not a safetensors file; a model's single file is meant")
-        file.seek(HEADER_LENGTH_BYTES + length)
+        whole, data = hashlib.sha256(prefix + header), hashlib.sha256()
         while chunk := file.read(CHUNK):
+            whole.update(chunk)
             data.update(chunk)
-    return FileHashes(sha256_file(path), data.hexdigest(), size)
+    return FileHashes(whole.hexdigest(), data.hexdigest(), size)
 
 
 def attest(folder: Path, params: Params) -> dict[str, Any]:

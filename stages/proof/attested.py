@@ -9,6 +9,7 @@ from repro.params import Params
 
 from proof.attestation import code_hashes, file_hashes, outside_inputs, package_hashes, recipe_of
 from proof.lock import read_lock
+from proof.values import dotted_values
 
 
 def judge_file(file: Path, attested: Mapping[str, Any]) -> tuple[bool, str]:
@@ -58,13 +59,14 @@ def judge_run(folder: Path, params: Params, attested: Mapping[str, Any]) -> list
 
 
 def _causes(folder: Path, params: Params, attested: Mapping[str, Any], inputs: Mapping[str, str]) -> Iterator[str]:
-    mine, theirs = (dict(_leaves(values)) for values in (recipe_of(params), attested["recipe"]))
+    mine, theirs = (dict(dotted_values(values)) for values in (recipe_of(params), attested["recipe"]))
     for key in [*theirs, *(key for key in mine if key not in theirs)]:
         if mine.get(key) != theirs.get(key):
             yield f"  parameter {key}: here {mine.get(key)!r}, attested {theirs.get(key)!r}"
+    code = code_hashes(folder)
     for key, value in attested["code"].items():
-        if code_hashes(folder)[key] != value:
-            yield f"  code: {key} here {code_hashes(folder)[key]}, attested {value}"
+        if code[key] != value:
+            yield f"  code: {key} here {code[key]}, attested {value}"
     versions = package_hashes(folder)["versions"]
     for name, version in attested["packages"]["versions"].items():
         if versions.get(name) != version:
@@ -72,14 +74,6 @@ def _causes(folder: Path, params: Params, attested: Mapping[str, Any], inputs: M
     for path, md5 in attested["inputs"].items():
         if inputs.get(path) != md5:
             yield f"  input {path}: {'other bytes' if path in inputs else 'none here'}"
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _file_that_differs(output: Path, attested: Mapping[str, str]) -> str:

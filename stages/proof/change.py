@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from repro.errors import StageError
-from repro.params import read_yaml
+
+from proof.lock import parse_lock
 
 HISTORY = "reports/train.csv"
 LOCK = "dvc.lock"
@@ -63,8 +64,7 @@ def dvc_table(folder: Path, command: str, base: str) -> str:
 
 
 def _outputs(lock: str, name: str) -> dict[tuple[str, str], str]:
-    stages = read_yaml(lock, name).get("stages", {})
-    return {(stage, out["path"]): out["md5"] for stage, entry in stages.items() for out in entry.get("outs", [])}
+    return {(stage.name, path): md5 for stage in parse_lock(lock, name) for path, md5 in stage.outputs.items()}
 
 
 def output_lines(before: str, after: str) -> Iterator[str]:

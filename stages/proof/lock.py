@@ -54,6 +54,18 @@ def graph_order(stages: list[Stage]) -> list[Stage]:
     return ordered
 
 
+def parse_lock(text: str, name: str) -> list[Stage]:
+    """The stages of a lock file's text, in its order; `name` stands in the error.
+
+    Raises:
+        StageError: not DVC's lock file.
+    """
+    document = read_yaml(text, name)
+    if not isinstance(document, dict) or not isinstance(document.get("stages"), dict):
+        raise StageError(f"{name}: not a lock file of DVC (no 'stages')")
+    return [_read_stage(stage, entry) for stage, entry in document["stages"].items()]
+
+
 def read_lock(path: Path) -> list[Stage]:
     """The stages of a dvc.lock in graph order.
 
@@ -62,7 +74,4 @@ def read_lock(path: Path) -> list[Stage]:
     """
     if not path.exists():
         raise StageError(f"{path}: not found; `make` runs the pipeline and writes it")
-    document = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(document, dict) or not isinstance(document.get("stages"), dict):
-        raise StageError(f"{path}: not a lock file of DVC (no 'stages')")
-    return graph_order([_read_stage(name, entry) for name, entry in document["stages"].items()])
+    return graph_order(parse_lock(path.read_text(encoding="utf-8"), str(path)))
