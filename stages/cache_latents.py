@@ -34,7 +34,7 @@ import polars as pl
 from booru.images.portions import Portion, make_portions, unfinished
 from booru.shards import shard_files, values_digest
 from families.effnet import read_effnet_config
-from latents.buckets import Placement, Size, check_buckets, make_buckets, place, place_without_enlarging
+from latents.buckets import Placement, Size, check_buckets, place, place_without_enlarging, recipe_buckets
 from latents.encode import EncodeTask, MeasureTask, encode, lost_in, measure, measured
 from latents.encoders import load_encoder
 from latents.shards import (
@@ -49,6 +49,8 @@ from latents.shards import (
 from latents.vae_identity import ENCODER_FOLDERS, VAE_KEY, vae_digest
 
 STAGES = Path(__file__).parent
+# Code of ours that a family's encoder runs, beside stages/latents.
+ENCODER_CODE: dict[FamilyName, tuple[Path, ...]] = {"sdxl": (), "cascade": (STAGES / "families" / "effnet.py",)}
 PLACE_COLUMNS = ["id", "archive", "offset", "size", "sha256"]
 PLACEMENT_SCHEMA = {
     "bucket_width": pl.Int32, "bucket_height": pl.Int32, "resized_width": pl.Int32, "resized_height": pl.Int32,
@@ -65,7 +67,7 @@ def determining_parts(params: Params, vae: str) -> dict:
         "dtype": params.latents.dtype,
         "device": device_identity(params.device),
         "code": code_digest(
-            STAGES / "latents", STAGES / "booru" / "images", STAGES / "families" / "effnet.py", STAGES / "repro" / "devices.py"
+            STAGES / "latents", STAGES / "booru" / "images", STAGES / "repro" / "devices.py", *ENCODER_CODE[params.family]
         ),
         "packages": {name: version(name) for name in ("diffusers", "numpy", "pillow")},
     }
@@ -97,19 +99,27 @@ def _config(base: Path, part: str) -> dict:
 
 
 def coarsest_cell(base: Path, family: FamilyName) -> int:
-    """Pixels of the coarsest cell: of SDXL's UNet (its VAE and UNet halve a side so often), of Stable Cascade's latents."""
-    if family == "sdxl":
-        return 2 ** sum(len(_config(base, part)["block_out_channels"]) - 1 for part in ("vae", "unet"))
-    return read_effnet_config(base / ENCODER_FOLDERS[family]).stride * _config(base, "prior").get("patch_size", 1)
+    """Pixels of the coarsest cell, of which the sides of buckets are multiples."""
+    return {"sdxl": _cell_of_sdxl, "cascade": _cell_of_cascade}[family](base)
+
+
+def _cell_of_sdxl(base: Path) -> int:
+    """Of the UNet: its VAE and UNet halve a side so often."""
+    return 2 ** sum(len(_config(base, part)["block_out_channels"]) - 1 for part in ("vae", "unet"))
+
+
+def _cell_of_cascade(base: Path) -> int:
+    """Of the latents, or of stage C's patches of them."""
+    return read_effnet_config(base / ENCODER_FOLDERS["cascade"]).stride * _config(base, "prior").get("patch_size", 1)
 
 
 def placing_rule(settings: Latents, cell: int) -> PlacingRule:
     """How the recipe gives an image (width, height) its bucket; sides of all of them must be multiples of `cell`."""
-    square, step = (settings.resolution, settings.resolution), settings.bucket_reso_steps
+    step = settings.bucket_reso_steps
     if settings.bucket_no_upscale:
         check_buckets([(step, step)], cell)
         return lambda size: place_without_enlarging(size, settings.resolution**2, step)
-    buckets = make_buckets(square, settings.min_bucket_reso, settings.max_bucket_reso, step)
+    buckets = recipe_buckets(settings)
     check_buckets(buckets, cell)
     return lambda size: place(size, buckets)
 

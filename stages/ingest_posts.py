@@ -25,7 +25,7 @@ from repro.progress import Progress
 import polars as pl
 
 from booru.images.archives import FOLDER_SHARD, ImageIndex
-from booru.images.folders import ROW_SCHEMA, folder_posts
+from booru.images.folders import ROW_SCHEMA, folder_posts, told_types
 from booru.metadata.reader import MetadataReader, open_metadata, size_of, to_posts
 from booru.metadata.relations import Block, RelationBlocks, blocks_of
 from booru.shards import Shard, ShardWriter, write_shard
@@ -129,8 +129,10 @@ def ingest_folders(
         StageError: a folder has settings but no picture.
     """
     counts: Counter[str] = Counter()
-    for number, rows in enumerate(ImageIndex(index).folder_frames(list(ROW_SCHEMA)), start=FOLDER_SHARD):
-        posts, tags = folder_posts(rows, tags, settings.folders)
+    images = ImageIndex(index)
+    types = told_types(images.folder_frames(list(ROW_SCHEMA)))
+    for number, rows in enumerate(images.folder_frames(list(ROW_SCHEMA)), start=FOLDER_SHARD):
+        posts, tags = folder_posts(rows, tags, settings.folders, types)
         shards.add(write_shard(folder, "posts", number, posts))
         counts.update(posts["source"].to_list())
     unknown = sorted(set(settings.folders) - set(counts))

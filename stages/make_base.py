@@ -27,8 +27,11 @@ from checkpoints.explain import explain
 from checkpoints.formula import require_formulas
 from checkpoints.formula_command import add_formula_options, formula_job
 from checkpoints.layouts import write_diffusers
-from checkpoints.model_family import CASCADE
+from checkpoints.model_family import CASCADE, SDXL
 from checkpoints.rounding import Precision
+
+# What adds the parts of a base that the formula does not name, by the family's title; None where it names all.
+ADD_PARTS = {SDXL.title: None, CASCADE.title: whole_base}
 
 
 def main(arguments: list[str]) -> None:
@@ -54,8 +57,8 @@ def main(arguments: list[str]) -> None:
     if params:
         schedule = schedule.changed(params.base.prediction, params.base.zero_terminal_snr)
     source = merge
-    if operands.family is CASCADE:
-        source, configs = whole_base(merge, configs, image_encoder, decoder, precision)
+    if add_parts := ADD_PARTS[operands.family.title]:
+        source, configs = add_parts(merge, configs, image_encoder, decoder, precision)
     write_diffusers(args.output, source, configs.with_schedule(schedule))
     numbers = sum(spec.elements for spec in source.specs.values())
     print(f"{args.output}: {numbers:,} weights, {job.formula.text}, as {precision.name}")

@@ -40,6 +40,7 @@ from checkpoints.explain import explain
 from checkpoints.formula_command import FormulaJob, add_formula_options, formula_job
 from checkpoints.layouts import folder_tensors, write_diffusers, write_single_file
 from checkpoints.metadata import autov2, merge_recipe, modelspec
+from checkpoints.model_family import CASCADE
 from checkpoints.operands import Operands
 from checkpoints.rounding import PRECISIONS, Precision
 from checkpoints.schedule import Schedule
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> None:
         report["single_file"] = describe(single_file, data_digest, len(merge.specs))
         source = Checkpoint(single_file)
     if folder:
-        beside = write_decoder_file if DECODER in configs.copied else None
+        beside = write_decoder_file if configs.family is CASCADE and DECODER in configs.copied else None
         write_diffusers(folder, source, configs.with_schedule(schedule), beside)
     report["components"] = merge.changes
     if args.report:

@@ -13,6 +13,7 @@ from pathlib import Path
 from repro.errors import StageError
 from repro.hashing import check_manifest, write_manifest
 from repro.numerics import fix_torch
+from repro.params import load_params
 
 import numpy as np
 import polars as pl
@@ -24,7 +25,7 @@ from small_cascade import write_small_cascade
 from small_sdxl import write_small_sdxl
 from tiny_booru import folder_bytes, make_tar, run_script
 
-from cache_latents import main
+from cache_latents import coarsest_cell, determining_parts, main
 from families.effnet import EfficientNetEncoder, EffnetConfig, EffnetStage, write_effnet
 from latents.buckets import make_buckets, place
 from latents.encoders import load_encoder
@@ -360,6 +361,21 @@ def test_stable_cascade_latents_are_those_of_its_image_encoder(tmp_path: Path, c
         assert torch.equal(shard["mean"][row["row"]], latents)
     main(cascade.arguments(tmp_path / "other", "latents.max_lost_share=0.1"))
     assert folder_bytes(tmp_path / "other") == folder_bytes(output)
+
+
+def test_code_of_the_image_encoder_determines_stable_cascades_latents_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+    monkeypatch.setattr("cache_latents.code_digest", lambda *paths: hashed.append({path.name for path in paths}))
+    for recipe in ("sample", "sample-cascade"):
+        determining_parts(load_params(Path(f"recipes/{recipe}.yaml")), "vae")
+    assert hashed[1] - hashed[0] == {"effnet.py"} and hashed[0] < hashed[1]
+
+
+def test_a_name_that_is_no_familys_is_not_taken_for_one(base: Path) -> None:
+    with pytest.raises(KeyError, match="third"):
+        coarsest_cell(base, "third")
+    with pytest.raises(KeyError, match="third"):
+        determining_parts(load_params(Path("recipes/sample.yaml")).model_copy(update={"family": "third"}), "vae")
 
 
 def test_a_shard_of_stable_cascade_is_as_large_as_asked(tmp_path: Path, cascade: Inputs) -> None:

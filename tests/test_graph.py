@@ -67,6 +67,13 @@ def all_imports(source: Path) -> set[Path]:
 
 
 @pytest.mark.parametrize("name", RUNNING)
+def test_users_paths_stand_in_quotes(name: str) -> None:
+    """They may hold spaces; a model's name may not."""
+    command = GRAPH[name]["cmd"].replace("${merge.name}", "")
+    assert len(re.findall(r'"\$\{[a-z_.]+\}"', command)) == command.count("${")
+
+
+@pytest.mark.parametrize("name", RUNNING)
 def test_a_stage_depends_on_all_code_that_it_imports(name: str) -> None:
     listed = paths(GRAPH[name], "deps")
     needed = {script(GRAPH[name]), *all_imports(script(GRAPH[name]))}

@@ -167,7 +167,7 @@ def test_posts_that_contradict_each_other(tmp_path):
 
 def test_no_archives(tmp_path):
     text = refusal("index_images.py", "--images", tmp_path / "images", "--output", tmp_path / "index")
-    assert "no such folder of image archives" in text
+    assert "images: no such folder; --images names" in text
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, tiny_disk):

@@ -321,6 +321,13 @@ def test_pictures_of_folders_with_their_sidecars(database, index, tmp_path):
     assert (report["folders"], report["posts"], report["tags"]) == ({"pixiv": 1, "wallpapers": 3}, 9, 16)
 
 
+def test_the_tables_without_posts_serve_for_folders_alone(index, tmp_path):
+    metadata = ingest(Path("data/no_posts"), tmp_path / "out", "--image-index", index, *FOLDERS)
+    assert [file.name for file in metadata.glob("posts-*.parquet")] == ["posts-1000000.parquet"]
+    kinds = dict(pl.read_parquet(metadata / "tags.parquet").select("name", "type").iter_rows())
+    assert kinds == {"anime wallpaper": 5, "solo": 0, "blue_sky": 0, "mika_(lorelei)": 2, "new_one": 2, "1girl": 0}
+
+
 def test_pictures_change_the_revision_and_leave_the_posts_alone(database, index, tmp_path):
     without = revision_here(database, tmp_path / "without")
     plain = revision_here(database, tmp_path / "plain", "--image-index", str(index))

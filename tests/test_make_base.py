@@ -15,6 +15,7 @@ from small_sdxl import write_small_sdxl
 from tiny_booru import folder_bytes, refusal, run_script
 
 from families.sdxl import load
+from make_base import ADD_PARTS, main
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -70,6 +71,15 @@ def test_weights_that_cannot_be_used(copy: Path, tmp_path: Path, value: float, w
 def test_missing_files(copy: Path, tmp_path: Path, missing: str) -> None:
     (copy / missing).unlink()
     assert str(copy / missing) in refusal("make_base.py", *formula(copy), "--output", tmp_path / "base")
+
+
+def test_a_family_of_which_nobody_says_what_the_formula_lacks(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(ADD_PARTS, "SDXL")
+    with pytest.raises(KeyError, match="SDXL"):
+        main([*formula(model), "--output", str(tmp_path / "base")])
+    assert not (tmp_path / "base").exists()
 
 
 def test_another_pipeline(copy: Path, tmp_path: Path) -> None:

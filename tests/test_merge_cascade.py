@@ -213,6 +213,15 @@ def test_the_image_encoder_stays_fp16_in_fp8(base: Path, tmp_path: Path) -> None
     assert dtypes == {True: {torch.float16, torch.int64}, False: {torch.float8_e4m3fn}}
 
 
+def test_a_folder_called_decoder_of_another_family_only_passes_through(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("merge.CASCADE", None)
+    path = run(base, tmp_path / "model", "base", "--layout", "diffusers")
+    assert folder_bytes(path / "decoder") == folder_bytes(base / "decoder")
+    assert {file.suffix for file in path.iterdir()} == {"", ".json"}
+
+
 def test_a_merge_to_a_folder_alone_that_changes_nothing_is_refused(base: Path, tmp_path: Path) -> None:
     """Also with what a single file has and a folder has not."""
     files = {}

@@ -37,7 +37,7 @@ def test_delta_agrees_with_its_card() -> None:
     ]
     assert any(line.startswith("time        17.0 days at 2.5 images/s") for line in lines)
     assert any(line.startswith("buckets     97, from 256 x 3328 to 4096 x 256") for line in lines)
-    assert any("GiB in 2 processes" in line for line in lines)
+    assert any("GiB in each of 2 processes" in line for line in lines)
 
 
 @pytest.mark.slow

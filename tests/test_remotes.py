@@ -1,6 +1,7 @@
-"""What the stages made, on an S3 server and in a folder: put there by one clone, fetched by another without running anything.
+"""What the stages made, on S3 and SSH servers and in a folder: put there by one clone, fetched by another that runs nothing.
 
-`make remote` is the repository's own; the pipeline is a small one. The server is moto's, a process of its own on this machine.
+`make remote` is the repository's own; the pipeline is a small one. The servers are moto's and asyncssh's, processes of their own
+on this machine.
 """
 
 import contextlib
@@ -47,11 +48,11 @@ Path(target).parent.mkdir(exist_ok=True)
 Path(target).write_text(what + " of " + Path(source).read_text())
 print("ran", what.rstrip("0123456789."))
 """
-KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 def own_environment(folder: Path) -> dict[str, str]:
-    return KEYS | {"DVC_SITE_CACHE_DIR": str(folder.parent / f"{folder.name} site cache")}
+    return ENVIRONMENT | {"DVC_SITE_CACHE_DIR": str(folder.parent / f"{folder.name} site cache")}
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
@@ -69,7 +70,7 @@ def server() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | KEYS)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | ENVIRONMENT)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(600):
@@ -85,13 +86,28 @@ def server() -> Iterator[str]:
         process.wait()
 
 
-@pytest.fixture(scope="module", params=["s3", "folder"])
+@pytest.fixture(scope="module")
+def ssh_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Host and port of an SSH server that lets in who has this fixture's home."""
+    home = tmp_path_factory.mktemp("ssh") / "home"
+    command = [sys.executable, str(REPOSITORY / "tests/ssh_server.py"), str(home)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setitem(ENVIRONMENT, "HOME", str(home))
+        yield f"127.0.0.1:{int(process.stdout.readline())}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="module", params=["s3", "ssh", "folder"])
 def pushed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `second`, the clone of a repository whose run has been pushed to the remote: it has no output."""
     if not (REPOSITORY / ".venv").is_dir():
         pytest.skip("`make remote` installs into .venv, which is not here")
     place = tmp_path_factory.mktemp(request.param)
     remote = [f"URL={place / 'store'}"]
+    if request.param == "ssh":
+        remote = [f"URL=ssh://{request.getfixturevalue('ssh_address')}{place / 'store'}"]
     if request.param == "s3":
         remote = [f"URL=s3://{BUCKET}/{place.name}", f"ENDPOINT={request.getfixturevalue('server')}"]
     first = place / "first"

@@ -615,7 +615,7 @@ def test_the_state_of_another_recipe_is_left_alone_and_named(whole_run: Training
     (left,) = [path for path in (run.folder / "state" / "train").iterdir() if path.is_dir()]
     result = run.run(write_params(tmp_path / "params.yaml"))
     assert result.returncode == 0, result.stderr
-    said = f"{left}: the state of an unfinished run that differs in te_lr: 0.0001 there, 0.0005 here; beginning anew"
+    said = f"{left}: the state of another run, which differs in te_lr: 0.0001 there, 0.0005 here; beginning anew"
     assert result.stderr.splitlines()[0] == said
     assert run.bytes() == whole_run.bytes()
     assert list(left.glob("update-*")), "it can still be continued"

@@ -12,7 +12,7 @@ import torch
 from checkpoints.cascade_names import BARE_PARTS, EARLIER_PROJECTION, IN_PROJ, POOLED_MAPPER_OF_STAGE_B, PROJECTION
 from checkpoints.diffusers_folder import DiffusersFolder, FolderConfigs, open_folder
 from checkpoints.keymap import LOGIT_SCALE_VALUE, Part, SingleTensor, to_single_file
-from checkpoints.model_family import CASCADE, SDXL, ModelFamily, family_of_names
+from checkpoints.model_family import CASCADE, MODEL_FAMILIES, ModelFamily, family_of_names
 from checkpoints.schedule import MARKERS, Schedule
 from checkpoints.tensor_reader import TensorFile, runs
 
@@ -148,7 +148,7 @@ def _refuse_strangers(file: TensorFile) -> None:
         found = next((name for name in file.specs if name.startswith(prefix)), None)
         if found is not None:
             raise StageError(f"{file.path}: not an SDXL or Stable Cascade checkpoint: it holds '{found}' ({kind})")
-    if not any(family.component_of(name) for name in file.specs for family in (SDXL, CASCADE)):
+    if not any(family.component_of(name) for name in file.specs for family in MODEL_FAMILIES.values()):
         raise StageError(
             f"{file.path}: not an SDXL or Stable Cascade checkpoint: none of its {len(file.specs)} tensors is of"
             " model.diffusion_model, conditioner.embedders, first_stage_model, text_encoder.clip_g or vae.encoder"

@@ -76,7 +76,7 @@ class Merge:
                 raise StageError(f"restore_embeddings: the models have no text encoder's embeddings ({shown}, ...)")
             if isinstance(node, Blocks) and self.family is not SDXL:
                 raise StageError(f"{node.function}: the 20 weights are of SDXL's blocks; {self.family.title} has none of them")
-        self.landed = {name: land_modules(lokr, specs) for name, lokr in operands.lokrs.items()}
+        self.landed = {name: land_modules(lokr, specs, self.family) for name, lokr in operands.lokrs.items()}
         self.plans = {name: self._plan(name, specs[name], having, precision) for name, having in holders.items()}
         self._left = {name: plan.spec.elements for name, plan in self.plans.items()}
         self._moved = dict.fromkeys(self.plans, False)
@@ -84,7 +84,7 @@ class Merge:
         self._progress = Progress("merge", self.byte_count, "MB", per=MEGABYTE) if show_progress else None
 
     def _plan(self, name: str, spec: TensorSpec, having: tuple[str, ...], precision: Precision) -> Plan:
-        out = TensorSpec(precision.dtype_of(name, spec), spec.shape)
+        out = TensorSpec(precision.dtype_of(name, spec, self.family.beyond_fp8), spec.shape)
         if not spec.is_float:
             return Plan(out, having[0], None, copied=True)
         if len(having) < len(self._operands.models):

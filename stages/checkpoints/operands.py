@@ -13,7 +13,7 @@ from checkpoints.diffusers_folder import FolderConfigs
 from checkpoints.formula import Formula, complain_of_name
 from checkpoints.keymap import Place, lokr_places
 from checkpoints.lokr import LokrFile
-from checkpoints.model_family import ModelFamily, family_of_names
+from checkpoints.model_family import ModelFamily
 from checkpoints.schedule import Schedule
 
 Unmatched = Literal["refuse", "copy", "drop"]
@@ -119,13 +119,14 @@ def listed(faults: Sequence[str]) -> str:
     return "; ".join(faults[:SHOWN]) + more
 
 
-def land_modules(lokr: LokrFile, specs: Mapping[str, TensorSpec]) -> dict[str, list[Landed]]:
-    """{tensor: the modules of a LoKr file that change it}; a fused in_proj takes up to three, one for each third.
+def land_modules(lokr: LokrFile, specs: Mapping[str, TensorSpec], family: ModelFamily) -> dict[str, list[Landed]]:
+    """{tensor: the modules of a LoKr file that change it}, of a model of the family; a fused in_proj takes up to three, one for
+    each third.
 
     Raises:
         StageError: a module lands on no weight, or on one of another shape, or two land on the same one.
     """
-    layout = family_of_names(specs.keys()).layout_of_names(specs.keys())
+    layout = family.layout_of_names(specs.keys())
     places = lokr_places((name for name, spec in specs.items() if spec.is_float and len(spec.shape) > 1), layout)
     landed: dict[str, list[Landed]] = {}
     taken: dict[tuple[str, int], str] = {}

@@ -6,8 +6,6 @@ from repro.tensorfile import TensorSpec, torch_dtypes
 
 import torch
 
-from checkpoints.cascade_names import PRIOR_PREFIX
-
 PRECISIONS = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "fp8": "F8_E4M3"}
 FP8, BEFORE_FP8 = "F8_E4M3", "F16"
 LARGEST_FP8 = 448.0
@@ -20,25 +18,21 @@ EXPONENT = {
 # Weights that are looked up or multiplied bare, by the ends of their single-file names: no linear or convolution layer's.
 NO_LAYER = ("embedding.weight", "positional_embedding", "in_proj_weight", "text_projection", ".gamma", ".beta")
 LAYER_DIMENSIONS = (2, 4)
-IMAGE_ENCODER = PRIOR_PREFIX["effnet"]
 
 
 @dataclass(frozen=True)
 class Precision:
-    """`name` is fp32, fp16, bf16 or fp8 (e4m3fn). With fp8 Stable Cascade's image encoder stays fp16: its running variances go
-    beyond fp8's largest number. With `fp8_layers_only` fp8 is for weights of linear and convolution
-    layers, and the rest fp16: programs that keep fp8 weights in memory cannot look up or normalise with them."""
+    """`name` is fp32, fp16, bf16 or fp8 (e4m3fn). With `fp8_layers_only` fp8 is for weights of linear and convolution layers, and
+    the rest fp16: programs that keep fp8 weights in memory cannot look up or normalise with them."""
 
     name: str
     fp8_layers_only: bool = False
 
-    def dtype_of(self, tensor: str, spec: TensorSpec) -> str:
-        """The type of a tensor in the output; what is no float keeps its own."""
+    def dtype_of(self, tensor: str, spec: TensorSpec, beyond_fp8: tuple[str, ...] = ()) -> str:
+        """The type of a tensor in the output; what is no float keeps its own, and names that begin so stay fp16 in fp8."""
         if not spec.is_float:
             return spec.dtype
-        if self.name == "fp8" and (
-            tensor.startswith(IMAGE_ENCODER) or (self.fp8_layers_only and not is_layer_weight(tensor, spec))
-        ):
+        if self.name == "fp8" and (tensor.startswith(beyond_fp8) or (self.fp8_layers_only and not is_layer_weight(tensor, spec))):
             return BEFORE_FP8
         return PRECISIONS[self.name]
 

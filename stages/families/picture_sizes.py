@@ -43,9 +43,7 @@ def stage_b_side(side: int, scale: float) -> int:
 def refuse_undrawable_size(folder: Path, family: FamilyName, settings: SampledPictures) -> None:
     """Raises:
     StageError: the model draws no picture of this size, or a config of it is missing or broken."""
-    if family == "sdxl":
-        return
-    fits = _sides_of(Path(folder))
+    fits = {"sdxl": _sides_of_sdxl, "cascade": _sides_of_cascade}[family](Path(folder))
     for name, side in {"width": settings.width, "height": settings.height}.items():
         if not fits(side):
             nearest = [next(filter(fits, others), None) for others in (range(side - 1, 0, -1), range(side + 1, side + 1024))]
@@ -53,7 +51,12 @@ def refuse_undrawable_size(folder: Path, family: FamilyName, settings: SampledPi
             raise StageError(f"{name} {side}: whole latents of {folder} make no picture of this side; choose {listed}")
 
 
-def _sides_of(folder: Path) -> Callable[[int], bool]:
+def _sides_of_sdxl(folder: Path) -> Callable[[int], bool]:
+    """Any side: the parameters ask for multiples of 8."""
+    return lambda side: True
+
+
+def _sides_of_cascade(folder: Path) -> Callable[[int], bool]:
     """Whether a side in pixels is what the model draws when asked for it, and stage B can cut its latents into patches."""
     decoder = folder / "decoder"
     multiple, scale = resolution_multiple(folder), latent_dim_scale(decoder)

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 from repro.errors import StageError
+from repro.params import Latents
 
 Size = tuple[int, int]
 
@@ -49,6 +50,12 @@ def make_buckets(resolution: Size, smallest: int, largest: int, step: int) -> li
         if height >= smallest:
             buckets |= {(width, height), (height, width)}
     return sorted(buckets)
+
+
+def recipe_buckets(settings: Latents) -> list[Size]:
+    """The buckets of a recipe that enlarges pictures into them, as `make_buckets` makes them."""
+    square = (settings.resolution, settings.resolution)
+    return make_buckets(square, settings.min_bucket_reso, settings.max_bucket_reso, settings.bucket_reso_steps)
 
 
 def check_buckets(buckets: list[Size], multiple: int) -> None:

@@ -74,9 +74,8 @@ def load_encoder(family: FamilyName, folder: Path, device: str | torch.device = 
     Raises:
         StageError: not such a folder, or a weight is not finite.
     """
-    if family == "sdxl":
-        return VaeEncoder(_load_vae(folder, device))
-    return EffnetEncoder(load_effnet(folder, device))
+    encoder, load = {"sdxl": (VaeEncoder, _load_vae), "cascade": (EffnetEncoder, load_effnet)}[family]
+    return encoder(load(folder, device))
 
 
 def _load_vae(folder: Path, device: str | torch.device) -> "AutoencoderKL":

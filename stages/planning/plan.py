@@ -12,14 +12,13 @@ import torch
 
 from checkpoints.formula import parse_formula
 from families.family import Modules, family
-from latents.buckets import Size, make_buckets
+from latents.buckets import Size, recipe_buckets
 from planning.architecture import base_configs
 from planning.posts import RangePosts, expected_posts
 from planning.updates import Updates, planned_updates
-from training.adapters import lokr_size, trained_components
-from training.memory import update_memory
+from training.plan import memory_lines, trained_words
+from training.schedules import schedule_words
 
-GIB = 1 << 30
 SECONDS_A_DAY = 86_400
 # Numbers that a picture's latents have for each one of their places: a VAE's mean and deviation, or the latents alone.
 TENSORS = {"sdxl": 2, "cascade": 1}
@@ -71,7 +70,7 @@ def make_plan(params: Params, images_per_second: float | None) -> Plan:
     with base_configs(params) as (base, whose):
         with torch.device("meta"):
             modules = family(params.family).empty_modules(base)
-        trained, megabytes = _trained(params, modules)
+        trained, megabytes = trained_words(params, modules)
         lines = [
             f"recipe      {params.recipe}: {params.merge.title}",
             *_post_lines(params, posts),
@@ -79,11 +78,11 @@ def make_plan(params: Params, images_per_second: float | None) -> Plan:
             *_bucket_lines(params, buckets),
             f"update      {settings.batch_size} images: {settings.virtual_ranks} virtual ranks x {settings.accumulation}"
             f" micro-batches x {settings.micro_batch_size} images",
-            f"steps       {steps}; {settings.schedule}, warm-up {settings.warmup_updates} updates",
+            f"steps       {steps}; {schedule_words(settings, updates.expected)}",
             f"configs     {whose}",
             f"trains      {trained}",
             f"disk        {_latent_space(params, modules, buckets, shown)} for latents",
-            *_memory_lines(params, base, buckets),
+            *memory_lines(params, base, buckets or [(params.latents.resolution,) * 2]),
             *_time_lines(params, updates, images_per_second),
         ]
     figures = list(_card_figures(card, params, chosen, updates, megabytes)) if card else []
@@ -108,11 +107,7 @@ def _merge_lines(params: Params) -> Iterator[str]:
 
 
 def _buckets(params: Params) -> list[Size] | None:
-    settings = params.latents
-    if settings.bucket_no_upscale:
-        return None
-    area = (settings.resolution, settings.resolution)
-    return make_buckets(area, settings.min_bucket_reso, settings.max_bucket_reso, settings.bucket_reso_steps)
+    return None if params.latents.bucket_no_upscale else recipe_buckets(params.latents)
 
 
 def _post_lines(params: Params, posts: list[RangePosts]) -> Iterator[str]:
@@ -153,19 +148,6 @@ def _updates_words(updates: Updates) -> str:
     return f"{updates.expected:,} updates ({updates.fewest:,} to {updates.most:,}, as the pictures fall into buckets)"
 
 
-def _trained(params: Params, modules: Modules) -> tuple[str, float | None]:
-    """What is trained in words, and the megabytes of a LoKr's file."""
-    settings, train_text = params.train, params.te_lr > 0
-    components = trained_components(params.family, train_text)
-    parts = " and ".join(components)
-    if settings.method == "full":
-        weights = sum(weight.numel() for component in components for weight in modules[component].parameters())
-        return f"all {weights:,} weights of {parts}", None
-    size = lokr_size(params.family, modules, settings.lokr, train_text, settings.file_dtype)
-    megabytes = size.tensor_bytes / 1e6
-    return f"{size.numbers:,} numbers of a LoKr on {parts}; its file has {megabytes:,.1f} MB ({settings.file_dtype})", megabytes
-
-
 def _latent_space(params: Params, modules: Modules, buckets: list[Size] | None, shown: int) -> str:
     settings, of = params.latents, family(params.family)
     sizes = buckets or [(settings.resolution, settings.resolution)]
@@ -176,18 +158,6 @@ def _latent_space(params: Params, modules: Modules, buckets: list[Size] | None, 
         return f"{numbers[-1] * bytes_of_number / 1024:,.0f} KiB an image at most"
     least, most = (images * number * bytes_of_number / 1e9 for number in (numbers[0], numbers[-1]))
     return f"{least:,.1f} to {most:,.1f} GB" if f"{least:.1f}" != f"{most:.1f}" else f"{most:,.1f} GB"
-
-
-def _memory_lines(params: Params, base: Path, buckets: list[Size] | None) -> Iterator[str]:
-    settings = params.train
-    side = params.latents.resolution
-    largest = max(buckets, key=lambda bucket: (math.prod(bucket), bucket)) if buckets else (side, side)
-    memory = update_memory(params, base, largest, settings.micro_batch_size)
-    how = "with" if params.runtime.gradient_checkpointing else "without"
-    yield f"memory      of each process, {how} gradient checkpointing, without what libraries and the allocator take:"
-    for k in range(settings.virtual_ranks.bit_length()):
-        gib = memory.of_process(settings.virtual_ranks, 1 << k) / GIB
-        yield f"            {gib:.2f} GiB in {'one process' if not k else f'{1 << k} processes'}"
 
 
 def _time_lines(params: Params, updates: Updates, images_per_second: float | None) -> Iterator[str]:

@@ -89,8 +89,11 @@ def special_words(rules: Profile, captions: Captions) -> dict[str, list[SpecialW
     for rating, words in rules.ratings.items():
         for word in words:
             by_word.setdefault(word, []).append(rating)
-    parts["rating"] = [(word, f"rated {' or '.join(ratings)}") for word, ratings in by_word.items()]
-    parts["date"] = [(word, f"uploaded {years}") for word, years in year_words(rules)]
+    in_captions = {*rules.keep, *rules.general}
+    if "rating" in in_captions:
+        parts["rating"] = [(word, f"rated {' or '.join(ratings)}") for word, ratings in by_word.items()]
+    if "year" in in_captions:
+        parts["date"] = [(word, f"uploaded {years}") for word, years in year_words(rules)]
     return {
         part: [SpecialWord(word, rule, captions.posts_with_word.get(word, 0)) for word, rule in words]
         for part, words in parts.items()

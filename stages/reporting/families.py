@@ -8,12 +8,15 @@ from repro.params import Annotate, FamilyName, SampledPictures
 
 @dataclass(frozen=True)
 class FamilyWords:
-    """`denoiser`: what `lr` trains; `encoders`: what `te_lr` trains; `paper`: of the architecture; `hub_tag`: of the card;
+    """`denoiser`: what `lr` trains; `encoders`: what `te_lr` trains; `paper`: of the architecture; `weighting`: of the loss by
+    timestep, where no setting of `train` asks for another; `weighting_paper`: whose that is; `hub_tag`: of the card;
     `lokr`: the settings of train.lokr that its classes of modules have, in words: of the denoiser, and of the encoders."""
 
     denoiser: str
     encoders: str
     paper: str
+    weighting: str
+    weighting_paper: str | None
     hub_tag: str
     lokr: tuple[Mapping[str, str], Mapping[str, str]]
 
@@ -27,6 +30,8 @@ FAMILY_WORDS: dict[FamilyName, FamilyWords] = {
         encoders="text encoders",
         paper="Podell et al. (2023), SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis,"
         " arXiv:2307.01952",
+        weighting="none",
+        weighting_paper=None,
         hub_tag="stable-diffusion-xl",
         lokr=(ATTENTION | {"unet_feed_forward": "feed-forward"} | RESNET | PROJECTIONS, LOKR_OF_ENCODERS),
     ),
@@ -35,6 +40,8 @@ FAMILY_WORDS: dict[FamilyName, FamilyWords] = {
         encoders="text encoder",
         paper="Pernias et al. (2023), Wuerstchen: An Efficient Architecture for Large-Scale Text-to-Image Diffusion Models,"
         " arXiv:2306.00637",
+        weighting="P2, 1 / (1 + SNR)",
+        weighting_paper="Choi et al. (2022), Perception Prioritized Training of Diffusion Models, arXiv:2204.00227",
         hub_tag="stable-cascade",
         lokr=(ATTENTION | RESNET | PROJECTIONS, LOKR_OF_ENCODERS),
     ),

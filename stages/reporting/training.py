@@ -9,6 +9,8 @@ OPTIMIZER_WORDS = {
 }  # fmt: skip
 DEVICE_WORDS = {"cpu": "the CPU", "cuda": "a GPU"}
 PREDICTION_WORDS = {"epsilon": "noise (epsilon)", "v_prediction": "velocity (v-prediction)"}
+MIN_SNR = "Hang et al. (2023), Efficient Diffusion Training via Min-SNR Weighting Strategy, arXiv:2303.09556"
+DEBIASED = "Yu et al. (2024), Debias the Training of Diffusion Models, arXiv:2310.08442"
 LION = "Chen et al. (2023), Symbolic Discovery of Optimization Algorithms, arXiv:2302.06675"
 EIGHT_BIT = "Dettmers et al. (2022), 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861"
 ADAMW = "Loshchilov and Hutter (2019), Decoupled Weight Decay Regularization, arXiv:1711.05101"
@@ -38,15 +40,16 @@ def epoch_words(train: Train) -> str | None:
     return None if train.epochs is None else f"{train.epochs:,} epoch{'s' if train.epochs > 1 else ''} asked for"
 
 
-def weighting_words(train: Train, family: FamilyName) -> str:
-    """How the loss is weighted by timestep."""
+def weighting(train: Train, family: FamilyName) -> tuple[str, str | None]:
+    """How the loss is weighted by timestep, and whose paper that is."""
     if train.adaptive_loss_weight:
-        return "adaptive, by the inverse of what losses were at like noise"
-    if family == "cascade":
-        return "P2, 1 / (1 + SNR)"
+        return "adaptive, by the inverse of what losses were at like noise", None
     if train.debiased:
-        return "debiased"
-    return "none" if train.min_snr_gamma is None else f"min-SNR, gamma {train.min_snr_gamma:g}"
+        return "debiased", DEBIASED
+    if train.min_snr_gamma is not None:
+        return f"min-SNR, gamma {train.min_snr_gamma:g}", MIN_SNR
+    words = FAMILY_WORDS[family]
+    return words.weighting, words.weighting_paper
 
 
 def noise_words(train: Train) -> str:
@@ -82,12 +85,8 @@ def method_papers(params: Params) -> list[str]:
             "Yeh et al. (2024), Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation,"
             " arXiv:2309.14859"
         )
-    if train.min_snr_gamma is not None:
-        papers.append("Hang et al. (2023), Efficient Diffusion Training via Min-SNR Weighting Strategy, arXiv:2303.09556")
-    if train.debiased:
-        papers.append("Yu et al. (2024), Debias the Training of Diffusion Models, arXiv:2310.08442")
-    if params.family == "cascade" and not train.adaptive_loss_weight:
-        papers.append("Choi et al. (2022), Perception Prioritized Training of Diffusion Models, arXiv:2204.00227")
+    if weighting_paper := weighting(train, params.family)[1]:
+        papers.append(weighting_paper)
     if params.base.prediction == "v_prediction":
         papers.append("Salimans and Ho (2022), Progressive Distillation for Fast Sampling of Diffusion Models, arXiv:2202.00512")
     if params.base.zero_terminal_snr:
@@ -103,7 +102,7 @@ def training_facts(params: Params) -> dict[str, str | list[str] | bool | None]:
         "schedule": schedule_words(train),
         "factors": factor_words(train.lokr, params.family),
         "epochs_asked": epoch_words(train),
-        "weighting": weighting_words(train, params.family),
+        "weighting": weighting(train, params.family)[0],
         "noise": noise_words(train),
         "target": target_words(params.base),
         "arithmetic": f"{train.precision} on {DEVICE_WORDS[params.device]}",

@@ -16,6 +16,11 @@ def score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def loss(value: float | None) -> str:
+    """Four decimals, or "none"."""
+    return "none" if value is None else f"{value:.4f}"
+
+
 def signed(value: float) -> str:
     """Three decimals with the sign."""
     return f"{value:+.3f}"
@@ -59,4 +64,6 @@ def figure(value: float | int | list[float] | None, how: str) -> str:
     return {"count": count, "score": score, "place": place, "interval": interval}[how](value)
 
 
-FILTERS = {f.__name__: f for f in (count, score, signed, place, percent, rate, megabytes, interval, mode, short_mode, figure)}
+FILTERS = {
+    f.__name__: f for f in (count, score, loss, signed, place, percent, rate, megabytes, interval, mode, short_mode, figure)
+}

@@ -335,6 +335,8 @@ class Checkpoints(Section):
 SAMPLERS = ("euler", "euler_ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_karras", "ddpm")
 # Samplers that each family's schedule has a table for.
 FAMILY_SAMPLERS: dict[FamilyName, tuple[str, ...]] = {"sdxl": SAMPLERS[:-1], "cascade": ("euler", "dpmpp_2m", "ddpm")}
+# Settings of drawn pictures that a family has and others have not.
+FAMILY_PICTURES: dict[FamilyName, tuple[str, ...]] = {"sdxl": ("original_width", "original_height"), "cascade": ("decoder",)}
 
 
 class Decoder(Section):
@@ -701,7 +703,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _fits_the_family(self) -> "Params":
-        settings, cascade = self.train, self.family == "cascade"
+        settings, has = self.train, FAMILY_PICTURES[self.family]
         sampled = {"evaluate.generation": self.evaluate.generation} | (
             {"train.pictures": settings.pictures} if settings.pictures else {}
         )
@@ -709,9 +711,9 @@ class Params(Section):
             if pictures.sampler not in FAMILY_SAMPLERS[self.family]:
                 allowed = ", ".join(FAMILY_SAMPLERS[self.family])
                 raise ValueError(f"{key}.sampler: {pictures.sampler} is not one of family {self.family}; it has {allowed}")
-            if (pictures.decoder is not None) != cascade:
+            if (pictures.decoder is not None) != ("decoder" in has):
                 raise ValueError(f"{key}.decoder: family cascade needs it, family sdxl has none; family is {self.family}")
-            if (pictures.original_width is None or pictures.original_height is None) != cascade:
+            if {pictures.original_width is None, pictures.original_height is None} != {"original_width" not in has}:
                 raise ValueError(f"{key}.original_width, original_height: of family sdxl only; family is {self.family}")
         of_sdxl = {
             "base.prediction": self.base.prediction,
@@ -726,7 +728,8 @@ class Params(Section):
             "base.decoder": self.base.decoder,
             "train.adaptive_loss_weight": settings.adaptive_loss_weight or None,
         }
-        for key, value in (of_sdxl if cascade else of_cascade).items():
+        refused: dict[FamilyName, dict[str, Any]] = {"sdxl": of_cascade, "cascade": of_sdxl}
+        for key, value in refused[self.family].items():
             if value is not None:
                 raise ValueError(f"{key}: family {self.family} has no such setting; leave it null, false or 0")
         return self

@@ -52,12 +52,12 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
 
 
 def _tell_of_others(folder: Path, parts: dict[str, Any]) -> None:
-    """A run that begins anew beside unfinished ones of another recipe, data or code says why it does not continue them."""
+    """A run that begins anew beside the state of others, by another recipe, data or code, says why it does not continue them."""
     if (folder / INPUTS).exists():
         return
     for inputs in sorted(folder.parent.glob(f"*/{INPUTS}")):
         difference = _differences(json.loads(inputs.read_text(encoding="utf-8")), parts)
-        print(f"{inputs.parent}: the state of an unfinished run that differs in {difference}; beginning anew", file=sys.stderr)
+        print(f"{inputs.parent}: the state of another run, which differs in {difference}; beginning anew", file=sys.stderr)
 
 
 def _refuse_other_run(folder: Path, parts: dict[str, Any]) -> None:

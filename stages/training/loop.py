@@ -27,7 +27,7 @@ from training.order import DataOrder, MicroBatch
 from training.pictures import draw_pictures
 from training.ranks import Ranks
 from training.resume import Row, RunState, load_state, save_state
-from training.schedules import rate_factor
+from training.schedules import rate_factor, schedule_words
 from training.stopping import StopRequest
 from training.tensorboard import LossCurves
 from training.weight_file import write_weights
@@ -250,6 +250,8 @@ def run_updates(
             cost.note(len(state.history) - begun)
 
     first, updates, settings = ranks.rank == 0, trainer.updates, trainer.settings
+    if first and settings.warmup_updates >= updates:
+        print(f"train: {schedule_words(settings, updates)}", file=sys.stderr, flush=True)
     if first and not begun:
         _pass_milestones(trainer, job, 0)
     progress = Progress("train", updates * settings.batch_size, "images", done=begun * settings.batch_size)

@@ -28,6 +28,14 @@ def rate_factor(update: int, settings: Train, updates: int) -> float:
     return half_cosine(update - warmup, updates - warmup)
 
 
+def schedule_words(settings: Train, updates: int) -> str:
+    """The schedule for a reader, who is told of a warm-up that a run of so many updates does not end (0: not known)."""
+    words = f"{settings.schedule}, warm-up {settings.warmup_updates} updates"
+    if updates and settings.warmup_updates >= updates:
+        words += f", but the run has {updates}: the rate never reaches lr"
+    return words
+
+
 def half_cosine(numerator: int, denominator: int) -> float:
     """(1 + cos(pi * numerator / denominator)) / 2, correctly rounded, for 0 <= numerator <= denominator.
 

@@ -30,6 +30,7 @@ from checkpoints.checkpoint import Checkpoint
 from checkpoints.formula import parse_formula
 from checkpoints.formula_command import FormulaJob, add_formula_options, formula_job
 from checkpoints.lokr import LokrFile
+from checkpoints.model_family import SDXL
 from checkpoints.operands import Landed, land_modules, match_tensors
 
 A = tiny_tensors("a")
@@ -237,7 +238,7 @@ def test_configs_of_the_runs_own_base_go_before_those_of_a_listed_folder(folders
 
 def landed(folder: Path, **modules: tuple[tuple[int, ...], tuple[int, ...]]) -> dict[str, list[Landed]]:
     specs = Checkpoint(write(folder / "a.safetensors", A)).specs
-    return land_modules(LokrFile(lokr_file(folder, **modules)), specs)
+    return land_modules(LokrFile(lokr_file(folder, **modules)), specs, SDXL)
 
 
 TE2 = "lora_te2_text_model_encoder_layers_0_self_attn_"

@@ -204,4 +204,6 @@ def test_the_type_of_a_tensor_in_the_output(precision: str, dtype: str) -> None:
 
 
 def test_only_fp8_leaves_other_tensors_out() -> None:
+    for precision, dtype in {"fp8": "F16", "bf16": "BF16"}.items():
+        assert Precision(precision).dtype_of("vae.encoder.a.weight", TensorSpec("F32", (4, 4)), ("vae.encoder.",)) == dtype
     assert Precision("bf16", fp8_layers_only=True).dtype_of(f"{TE2}text_projection", TensorSpec("F32", (4, 4))) == "BF16"

@@ -49,6 +49,11 @@ def test_of_other_sides_the_nearest_two_are_named(published: Path, side: int, ne
     refuse_undrawable_size(published, "sdxl", asked(side))
 
 
+def test_a_name_that_is_no_familys_is_not_taken_for_one(published: Path) -> None:
+    with pytest.raises(KeyError, match="third"):
+        refuse_undrawable_size(published, "third", asked(1024))
+
+
 def test_the_height_is_looked_at_too(published: Path) -> None:
     with pytest.raises(StageError, match=r"^height 1000: "):
         refuse_undrawable_size(published, "cascade", asked(1024, 1000))

@@ -32,6 +32,12 @@ def encoders(folders: dict[str, Path]) -> dict[str, PictureEncoder]:
     return {family: load_encoder(family, folder) for family, folder in folders.items()}
 
 
+def test_a_name_that_is_no_familys_has_no_encoder(folders: dict[str, Path]) -> None:
+    for folder in folders.values():
+        with pytest.raises(KeyError, match="third"):
+            load_encoder("third", folder)
+
+
 def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found - exact).norm() / exact.norm())
 

@@ -46,6 +46,12 @@ def test_quality_words_have_their_percentile_and_their_captions():
     assert words["date"][-1] == ("newest", "uploaded 2021-2024", 0)
 
 
+def test_words_of_parts_that_captions_do_not_have_are_not_told():
+    rules = profile("kohaku-xl-delta")
+    bare = rules.model_copy(update={"general": [part for part in rules.general if part not in ("year", "rating")]})
+    assert list(special_words(bare, Captions(posts=10, posts_with_word={}))) == ["quality"]
+
+
 def test_words_by_a_models_score_have_its_limit():
     words = words_of("sotediffusion")
     assert words["aesthetic"][0] == ("extremely aesthetic", "score above 0.9", 0)

@@ -8,6 +8,8 @@ import pytest
 from families.family import family
 from reporting.families import FAMILY_WORDS
 from reporting.training import (
+    DEBIASED,
+    MIN_SNR,
     OPTIMIZER_PAPERS,
     OPTIMIZER_WORDS,
     PREDICTION_WORDS,
@@ -17,7 +19,7 @@ from reporting.training import (
     schedule_words,
     target_words,
     training_facts,
-    weighting_words,
+    weighting,
 )
 
 
@@ -42,11 +44,18 @@ def test_a_warm_up_is_told_where_there_is_one(schedule, warmup, words):
 
 
 def test_the_losss_weighting_is_one_of_three_or_stable_cascades():
-    assert weighting_words(params(min_snr_gamma=5.0).train, "sdxl") == "min-SNR, gamma 5"
-    assert weighting_words(params(min_snr_gamma=None, debiased=True).train, "sdxl") == "debiased"
-    assert weighting_words(params(min_snr_gamma=None).train, "sdxl") == "none"
-    assert weighting_words(params(min_snr_gamma=None).train, "cascade") == "P2, 1 / (1 + SNR)"
-    assert weighting_words(params(min_snr_gamma=None, adaptive_loss_weight=True).train, "cascade").startswith("adaptive")
+    assert weighting(params(min_snr_gamma=5.0).train, "sdxl") == ("min-SNR, gamma 5", MIN_SNR)
+    assert weighting(params(min_snr_gamma=None, debiased=True).train, "sdxl") == ("debiased", DEBIASED)
+    assert weighting(params(min_snr_gamma=None).train, "sdxl") == ("none", None)
+    words, paper = weighting(params(min_snr_gamma=None).train, "cascade")
+    assert words == "P2, 1 / (1 + SNR)" and paper.startswith("Choi")
+    words, paper = weighting(params(min_snr_gamma=None, adaptive_loss_weight=True).train, "cascade")
+    assert words.startswith("adaptive") and paper is None
+
+
+def test_the_weighting_of_a_family_without_words_is_not_anothers():
+    with pytest.raises(KeyError, match="third"):
+        weighting(params(min_snr_gamma=None).train, "third")
 
 
 def test_noise_offset_and_what_the_latent_adds():

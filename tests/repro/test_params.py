@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from repro.errors import StageError
-from repro.params import load_params, read_yaml
+from repro.params import FAMILY_PICTURES, FAMILY_SAMPLERS, load_params, read_yaml
 
 import pytest
 import yaml
@@ -215,6 +215,7 @@ def test_every_recipe_loads() -> None:
         ("sample-cascade", "base.zero_terminal_snr=false", r"base\.zero_terminal_snr: family cascade"),
         ("sample-cascade", "evaluate.generation.sampler=ddim", r"evaluate\.generation\.sampler: ddim .* ddpm"),
         ("sample-cascade", "train.pictures.decoder=", r"train\.pictures\.decoder"),
+        ("sample-cascade", "evaluate.generation.original_width=64", r"original_width, original_height: of family sdxl only"),
         ("sample-cascade", "annotate.tags=", r"caption\.tags: annotations needs a tagger"),
         ("sample-cascade", "caption.general_threshold=0.01", r"annotate\.tags\.floor \(0\.05\)"),
         ("sample-cascade", "annotate.tags.floor=0.36", r"annotate\.tags\.floor: Input should be less than or equal to 0\.35"),
@@ -229,3 +230,14 @@ def test_settings_that_do_not_fit_the_family_or_the_annotations_are_refused(reci
     with pytest.raises(StageError, match=named) as refused:
         load_params(path, [override])
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_family_that_lacks_an_entry_is_named_and_not_taken_for_another(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each table, also when it stands in the others."""
+    third = load_params(sample).model_copy(update={"family": "third"})
+    for table in (FAMILY_PICTURES, FAMILY_SAMPLERS):
+        with pytest.raises(KeyError, match="third"):
+            third._fits_the_family()
+        monkeypatch.setitem(table, "third", table["sdxl"])
+    with pytest.raises(KeyError, match="third"):
+        third._fits_the_family()

@@ -124,7 +124,7 @@ def test_the_default_folder_begins_anew_and_says_why(
     with stage_state("train", changed(code="d")) as other:
         (other / "update-00000001").write_text("kept")
     assert capsys.readouterr().err == ""
-    for said in (f"{other}: the state of an unfinished run that differs in code; beginning anew\n", ""):
+    for said in (f"{other}: the state of another run, which differs in code; beginning anew\n", ""):
         with stage_state("train", PARTS) as folder:
             assert folder != other and list(folder.iterdir()) == [folder / INPUTS]
         assert capsys.readouterr().err == said, "once: what goes on needs no word"

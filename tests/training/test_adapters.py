@@ -107,10 +107,11 @@ def test_the_file_lands_on_the_single_file_with_the_bits_of_the_folded_weights(f
     model, lokr, params = lokr_file
     of, _, base = load(family_inputs, params)
     specs = single_file_specs(params.family, base)
-    landed = land_modules(lokr, specs)
+    family = MODEL_FAMILIES[params.family]
+    landed = land_modules(lokr, specs, family)
     targets = lokr_targets(params.family, base, params.train.lokr, train_text=True)
     assert sum(map(len, landed.values())) == len(lokr.modules) == len(targets)
-    layout = MODEL_FAMILIES[params.family].layout_of_names(specs)
+    layout = family.layout_of_names(specs)
     for target in targets:
         place = layout.place(target.component, f"{target.path}.weight")
         assert [one.place for one in landed[place.name] if one.module == target.name] == [place]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_updates import train_settings
 
-from training.schedules import half_cosine, rate_factor
+from training.schedules import half_cosine, rate_factor, schedule_words
 
 
 def factors(schedule: str, warmup: int, updates: int, count: int | None = None) -> list[float]:
@@ -89,3 +89,9 @@ def test_the_rate_never_rises_after_the_warmup(schedule: str) -> None:
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
 def test_a_warmup_longer_than_the_run_is_a_rise_to_its_end(schedule: str) -> None:
     assert factors(schedule, 10, 5) == [0, 0.1, 0.2, 0.3, 0.4]
+
+
+def test_a_warm_up_that_the_run_does_not_end_is_told():
+    settings = train_settings(schedule="constant", warmup_updates=10)
+    assert schedule_words(settings, 11) == schedule_words(settings, 0) == "constant, warm-up 10 updates"
+    assert schedule_words(settings, 10) == "constant, warm-up 10 updates, but the run has 10: the rate never reaches lr"

@@ -2,7 +2,7 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from repro.errors import StageError, first_problem
 from repro.params import Caption, Rating, Section, read_yaml
@@ -128,10 +128,14 @@ def profiles() -> dict[str, Profile]:
         StageError: profiles.yaml is not well-formed; names the key.
     """
     values = read_yaml(PROFILES_FILE.read_text(encoding="utf-8"), str(PROFILES_FILE))
+    return {name: _checked(name, profile) for name, profile in values["profiles"].items()}
+
+
+def _checked(name: str, values: dict[str, Any]) -> Profile:
     try:
-        return {name: Profile.model_validate(profile) for name, profile in values["profiles"].items()}
+        return Profile.model_validate(values)
     except ValidationError as error:
-        raise StageError(f"{PROFILES_FILE}: {first_problem(error)}") from None
+        raise StageError(f"{PROFILES_FILE}: profile {name}: {first_problem(error)}") from None
 
 
 def profile(name: str) -> Profile:

@@ -35,19 +35,41 @@ def folder_id(path: str) -> int:
     return FIRST_FOLDER_ID + (int.from_bytes(digest[:8], "big") >> (64 - ID_BITS))
 
 
-def folder_posts(rows: pl.DataFrame, tags: pl.DataFrame, settings: Mapping[str, Any]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def told_types(frames: Iterable[pl.DataFrame]) -> dict[str, int]:
+    """{name with underscores: type} of the names whose type some sidecar tells, custom words aside; of two the lower id's.
+
+    Args:
+        frames: rows as for `folder_posts`, in the order of their ids.
+
+    Raises:
+        StageError: as `folder_posts`.
+    """
+    types: dict[str, int] = {}
+    for frame in frames:
+        for row in frame.sort("id").select("archive", "sidecar_file", "sidecar").iter_rows():
+            for name in _sidecar(*row).tags:
+                if name.type is not None and name.type != CUSTOM:
+                    types.setdefault(_underscored(name.text), name.type)
+    return types
+
+
+def folder_posts(
+    rows: pl.DataFrame, tags: pl.DataFrame, settings: Mapping[str, Any], types: Mapping[str, int]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Posts of folder pictures, sorted by id, and the tag table grown by the tags that it did not have.
 
     A post's tags are its folder's custom words, then the sidecar's names in their order, each tag once. A name without
     a type is the tag of that name, else of that name with underscores for spaces, custom tags aside; a name with a
-    type is looked up among the tags of that type only. New tags get the ids above the table's greatest in the
-    order of their first appearance, popularity 0, and underscores for spaces unless they are custom.
+    type is looked up among the tags of that type only. What is new has the type that any sidecar tells, else general.
+    New tags get the ids above the table's greatest in the order of their first appearance, popularity 0, and
+    underscores for spaces unless they are custom.
 
     Args:
         rows: rows of the image index with the columns of `ROW_SCHEMA`, of folder pictures alone.
         tags: id, name, type, popularity, sorted by id. To go through many rows in pieces, hand the grown table to the next.
         settings: {folder: object with `custom`, the words for all of its pictures, and `rating`, the name of the rating
             of those whose sidecar has none, or None}; a folder that is missing there has neither.
+        types: `told_types` of all rows, so that a tag does not hang on which sidecar comes first.
 
     Raises:
         StageError: a sidecar that cannot be understood; names the file and the key.
@@ -57,7 +79,7 @@ def folder_posts(rows: pl.DataFrame, tags: pl.DataFrame, settings: Mapping[str, 
     sidecars = [_sidecar(*row) for row in rows.select("archive", "sidecar_file", "sidecar").iter_rows()]
     custom = {name: tuple(Name(word, CUSTOM) for word in folder.custom) for name, folder in settings.items()}
     names = [custom.get(source, ()) + sidecar.tags for source, sidecar in zip(sources, sidecars, strict=True)]
-    vocabulary = _Vocabulary(tags, {name.text for post in names for name in post})
+    vocabulary = _Vocabulary(tags, {name.text for post in names for name in post}, types)
     posts = pl.DataFrame(
         {
             "id": rows["id"],
@@ -98,10 +120,11 @@ class _Vocabulary:
     """Tag ids by name, of a tag table that grows.
 
     Args:
-        tags: the table; names: all that will be asked for.
+        tags: the table; names: all that will be asked for; types: of new names that come without one.
     """
 
-    def __init__(self, tags: pl.DataFrame, names: set[str]):
+    def __init__(self, tags: pl.DataFrame, names: set[str], types: Mapping[str, int]):
+        self._types = types
         asked = names | set(map(_underscored, names))
         known = tags.filter(pl.col("name").is_in(list(asked))).sort("id").select("id", "name", "type")
         self._by_name: dict[str, int] = {}
@@ -133,7 +156,7 @@ class _Vocabulary:
         return self._add(name)
 
     def _add(self, name: Name) -> int:
-        kind = GENERAL if name.type is None else name.type
+        kind = self._types.get(_underscored(name.text), GENERAL) if name.type is None else name.type
         text = name.text if kind == CUSTOM else _underscored(name.text)
         self._remember(self._next, text, kind)
         self._new.append((text, kind))

@@ -101,7 +101,7 @@ def plan_index(root: Path, pieces: Path) -> Plan:
     pictures, strays = find_pictures(root)
     if not archives and not pictures.height:
         raise StageError(
-            f"{root}: neither data-<number>.tar nor a folder of pictures in it; set runtime.image_root or IMAGE_ROOT"
+            f"{root}: neither data-<number>.tar nor a folder of pictures in it; --images names the folder that holds them"
         )
     return Plan(root, archives, [_pictures_task(root, portion, pieces) for portion in portions(pictures)], strays)
 

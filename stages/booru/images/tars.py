@@ -44,7 +44,7 @@ def archive_names(root: Path) -> list[str]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise StageError(f"{root}: no such folder of image archives (set runtime.image_root or IMAGE_ROOT)")
+        raise StageError(f"{root}: no such folder; --images names the folder of the image archives and picture folders")
     main = [path.name for path in root.glob("*.tar") if not path.name.startswith(".")]
     for name in sorted(main):
         if not _MAIN_NAME.fullmatch(name):

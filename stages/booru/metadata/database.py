@@ -24,6 +24,7 @@ from booru.ratings import check_ratings
 from booru.tags import check_tags
 
 RELATIONS_AT_ONCE = 2_000_000
+EXPECTED_FILES = "danbooru2023's .db file, or a folder with one parquet a table"
 LEAST, GREATEST = -(2**63), 2**63 - 1
 Result = TypeVar("Result")
 
@@ -252,10 +253,10 @@ def _numbers(text: str | None) -> np.ndarray | None:
 
 def _refuse_unreadable(path: Path) -> None:
     if not path.is_file():
-        raise StageError(f"{path}: no such metadata database; expected danbooru2023's SQLite file (set ingest.database)")
+        raise StageError(f"{path}: no such metadata database; expected {EXPECTED_FILES} (set ingest.database)")
     with open(path, "rb") as file:
         if file.read(16) != b"SQLite format 3\0":
-            raise StageError(f"{path}: not an SQLite database; expected danbooru2023's .db file")
+            raise StageError(f"{path}: not an SQLite database; expected {EXPECTED_FILES}")
     for suffix in ("-wal", "-journal"):
         beside = path.with_name(path.name + suffix)
         if beside.exists() and beside.stat().st_size:

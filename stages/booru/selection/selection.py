@@ -80,6 +80,7 @@ def select(files: list[Path], settings: Select, tags: pl.DataFrame, seed: int) -
     asked = conditions_of(settings, tags, "select")
     caps = _caps(settings, tags)
     selection = _survey(files, settings.ranges, asked, caps)
+    _refuse_unknown_folder(files, settings.ranges, selection)
     _apply_caps(selection, caps, seed)
     if settings.draw == "replay":
         _replay(selection, settings.ranges, seed)
@@ -127,6 +128,17 @@ def _refuse_missing_columns(files: list[Path], columns: set[str]) -> None:
     for file in files:
         if missing := sorted(columns - pl.read_parquet_schema(file).keys()):
             raise StageError(f"{file}: no column {', '.join(missing)}; make the folder again with ingest_posts.py")
+
+
+def _refuse_unknown_folder(files: list[Path], ranges: list[IdRange], selection: Selection) -> None:
+    for i, r in enumerate(ranges):
+        if r.folder is not None and not (selection.ranges == i).any():
+            sources = pl.scan_parquet(files).filter(pl.col("id") >= FIRST_FOLDER_ID).select(pl.col("source").unique().sort())
+            folders = ", ".join(sources.collect(engine="in-memory").to_series()) or "none"
+            raise StageError(
+                f"select.ranges: the metadata has no picture of folder {r.folder}; its folders are: {folders}."
+                " index_images.py and ingest take in those of the image root"
+            )
 
 
 def _range_of(posts: pl.DataFrame, ranges: list[IdRange]) -> np.ndarray:
@@ -199,14 +211,8 @@ def _keep(selection: Selection, members: np.ndarray, drawn: np.ndarray) -> None:
 
 
 def _range_figures(selection: Selection, place: int, r: IdRange) -> dict[str, Any]:
-    """Of one range, before its draw: what it is, how many posts it has, how many meet the conditions.
-
-    Raises:
-        StageError: the range is a folder of which the metadata has no picture.
-    """
+    """Of one range, before its draw: what it is, how many posts it has, how many meet the conditions."""
     reasons = selection.reasons[selection.ranges == place]
-    if r.folder is not None and not len(reasons):
-        raise StageError(f"select.ranges: the metadata has no picture of folder {r.folder}; is it among ingest.folders?")
     bounds = {"folder": r.folder} if r.folder is not None else {"first": r.first, "last": r.last}
     return bounds | {"posts": len(reasons), "matching": int((reasons >= CODE[OVER_CHARACTER]).sum())}
 

@@ -1,11 +1,13 @@
 """profiles.yaml and its checks."""
 
+from pathlib import Path
+
 from repro.errors import StageError
 
 import pytest
 from pydantic import ValidationError
 
-from booru.captioning.profiles import Profile, profile, profiles
+from booru.captioning.profiles import PROFILES_FILE, Profile, profile, profiles
 
 NAMES = ["kohaku-xl-delta", "kohaku-xl-epsilon", "hakubooru-delta", "hakubooru-epsilon", "sotediffusion", "sotediffusion-scripts"]
 
@@ -66,6 +68,14 @@ def test_a_malformed_profile_is_refused(change: dict, complaint: str):
     assert Profile.model_validate(values) == profile("kohaku-xl-epsilon")
     with pytest.raises(ValidationError, match=complaint):
         Profile.model_validate(values | change)
+
+
+def test_a_malformed_profile_of_the_file_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    lines = PROFILES_FILE.read_text(encoding="utf-8").replace("    keep_mark: true", "    keep_mark: yes please", 1)
+    (tmp_path / "profiles.yaml").write_text(lines, encoding="utf-8")
+    monkeypatch.setattr("booru.captioning.profiles.PROFILES_FILE", tmp_path / "profiles.yaml")
+    with pytest.raises(StageError, match=r"profiles\.yaml: profile kohaku-xl-delta: keep_mark: "):
+        profiles.__wrapped__()
 
 
 @pytest.mark.parametrize(

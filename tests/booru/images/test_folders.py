@@ -12,7 +12,7 @@ import pytest
 from tiny_booru import make_archives
 
 from booru.images.archives import INDEX_SCHEMA, ImageIndex
-from booru.images.folders import POST_SCHEMA, ROW_SCHEMA, folder_id, folder_posts
+from booru.images.folders import POST_SCHEMA, ROW_SCHEMA, folder_id, folder_posts, told_types
 from booru.images.indexing import index_here
 
 TAGS = pl.DataFrame(
@@ -38,7 +38,8 @@ def rows(*sidecars, folder: str = "pixiv") -> pl.DataFrame:
 
 def tags_of(*sidecars, folder: str = "pixiv") -> tuple[list[list[int]], list[tuple]]:
     """The posts' tags and the tags that are new."""
-    posts, tags = folder_posts(rows(*sidecars, folder=folder), TAGS, SETTINGS)
+    given = rows(*sidecars, folder=folder)
+    posts, tags = folder_posts(given, TAGS, SETTINGS, told_types([given]))
     assert tags[: TAGS.height].equals(TAGS)
     assert tags["id"].is_sorted()
     return posts["tags"].to_list(), tags[TAGS.height :].rows()
@@ -53,7 +54,7 @@ def test_id_is_the_first_52_bits_of_the_path_s_sha256():
 
 def test_columns_of_a_post():
     said = {"rating": "s", "date": "2020", "score": 3, "fav_count": 4, "md5": "ab", "tags": "1girl"}
-    posts, tags = folder_posts(rows(said, None), TAGS, SETTINGS)
+    posts, tags = folder_posts(rows(said, None), TAGS, SETTINGS, {})
     assert posts.schema == POST_SCHEMA
     assert tags.equals(TAGS)
     assert posts.row(0) == (2**52 + 1, "pixiv", "2020", 1, 3, 4, "ab", True, "jpg", 30, 40, False, False, [1])
@@ -61,7 +62,7 @@ def test_columns_of_a_post():
 
 
 def test_posts_are_sorted_by_id():
-    posts, tags = folder_posts(rows("b", "a").reverse(), TAGS, SETTINGS)
+    posts, tags = folder_posts(rows("b", "a").reverse(), TAGS, SETTINGS, {})
     assert posts["id"].to_list() == [2**52 + 1, 2**52 + 2]
     assert tags["name"].to_list()[-2:] == ["b", "a"]
 
@@ -92,6 +93,21 @@ def test_a_type_told_anywhere_in_a_sidecar_holds_for_all_of_it():
     assert new == [(13, "new_name", 1, 0)]
 
 
+def test_a_type_told_in_one_sidecar_holds_for_new_names_in_all_whichever_comes_first():
+    told, bare = {"artist": "new name", "character": "1girl", "custom": "blue sky"}, "new_name, 1girl, blue sky"
+    given, new = tags_of(told, bare)
+    assert given == [[13, 14, 15], [13, 1, 16]]
+    assert new == [(13, "new_name", 1, 0), (14, "1girl", 2, 0), (15, "blue sky", 5, 0), (16, "blue_sky", 0, 0)]
+    given, new = tags_of(bare, told)
+    assert given == [[13, 1, 14], [13, 15, 16]]
+    assert new == [(13, "new_name", 1, 0), (14, "blue_sky", 0, 0), (15, "1girl", 2, 0), (16, "blue sky", 5, 0)]
+
+
+def test_of_two_told_types_the_lower_id_s_is_meant():
+    told = rows({"artist": "new name"}, {"copyright": "new_name"})
+    assert told_types([told[:1], told[1:]]) == told_types([told.reverse()]) == {"new_name": 1}
+
+
 def test_each_tag_once():
     assert tags_of("1girl, long hair, 1girl, long_hair")[0] == [[1, 4]]
 
@@ -112,31 +128,32 @@ def test_custom_words_are_not_taken_for_tags_of_other_pictures():
 
 
 def test_the_folder_s_rating_is_for_pictures_without_their_own():
-    posts, _ = folder_posts(rows({"rating": "e"}, {}, None, "1girl", folder="wallpapers"), TAGS, SETTINGS)
+    posts, _ = folder_posts(rows({"rating": "e"}, {}, None, "1girl", folder="wallpapers"), TAGS, SETTINGS, {})
     assert posts["rating"].to_list() == [3, 0, 0, 0]
 
 
 def test_a_folder_without_settings():
-    posts, _ = folder_posts(rows("1girl", folder="cg"), TAGS, {})
+    posts, _ = folder_posts(rows("1girl", folder="cg"), TAGS, {}, {})
     assert posts.select("source", "rating", "tags").rows() == [("cg", None, [1])]
 
 
 def test_pieces_give_what_the_whole_gives():
     sidecars = ["a, b", {"artist": "b c", "custom": "W"}, None, "b_c, c, W", {"meta": "a"}]
-    whole, grown = folder_posts(rows(*sidecars), TAGS, SETTINGS)
+    types = told_types([rows(*sidecars)])
+    whole, grown = folder_posts(rows(*sidecars), TAGS, SETTINGS, types)
     tags, parts = TAGS, []
     for part in rows(*sidecars).iter_slices(2):
-        posts, tags = folder_posts(part, tags, SETTINGS)
+        posts, tags = folder_posts(part, tags, SETTINGS, types)
         parts.append(posts)
     assert pl.concat(parts).equals(whole)
     assert tags.equals(grown)
 
 
 def test_no_rows_and_no_tags():
-    posts, tags = folder_posts(rows(), TAGS[:0], {})
+    posts, tags = folder_posts(rows(), TAGS[:0], {}, {})
     assert posts.schema == POST_SCHEMA
     assert (posts.height, tags.height) == (0, 0)
-    assert folder_posts(rows("a"), TAGS[:0], {})[0]["tags"].to_list() == [[1]]
+    assert folder_posts(rows("a"), TAGS[:0], {}, {})[0]["tags"].to_list() == [[1]]
 
 
 def test_from_the_index_to_posts(tmp_path):
@@ -147,7 +164,7 @@ def test_from_the_index_to_posts(tmp_path):
         (root / name).with_suffix(".txt").write_text("1girl, new")
     index_here(root, tmp_path / "index")
     rows = pl.concat(ImageIndex(tmp_path / "index").folder_frames(list(ROW_SCHEMA)))
-    posts, tags = folder_posts(rows, TAGS, SETTINGS)
+    posts, tags = folder_posts(rows, TAGS, SETTINGS, {})
     assert posts["id"].to_list() == sorted([folder_id("pixiv/b.png"), folder_id("cg/a/c.png")])
     assert set(posts["source"]) == {"pixiv", "cg"}
     assert posts["tags"].to_list() == [[1, 13], [1, 13]]
@@ -161,4 +178,4 @@ def test_an_index_without_folders_has_no_folder_rows(tmp_path):
 
 def test_a_wrong_sidecar_is_named():
     with pytest.raises(StageError, match=r"^pixiv/a/2\.json: rating: 'R-18' is none of"):
-        folder_posts(rows(None, {"rating": "R-18"}), TAGS, SETTINGS)
+        folder_posts(rows(None, {"rating": "R-18"}), TAGS, SETTINGS, {})

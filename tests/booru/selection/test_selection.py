@@ -171,8 +171,11 @@ def test_folders_and_ids_are_apart():
 
 
 def test_a_folder_without_pictures_is_refused():
-    with pytest.raises(StageError, match=r"no picture of folder danbooru; is it among ingest\.folders"):
-        chosen([metadata_post(5), metadata_post(FIRST_PICTURE)], [{"folder": "danbooru", "take": None}])
+    with pytest.raises(StageError, match=r"no picture of folder danbooru; its folders are: art, scans\."):
+        pictures = [metadata_post(FIRST_PICTURE + i, source=source) for i, source in enumerate(["scans", "art", "scans"])]
+        chosen([metadata_post(5), *pictures], [{"folder": "danbooru", "take": None}])
+    with pytest.raises(StageError, match=r"no picture of folder danbooru; its folders are: none\."):
+        chosen([metadata_post(5)], [{"folder": "danbooru", "take": None}])
 
 
 def test_a_range_with_too_few_posts_is_refused_with_its_count():
