@@ -15,7 +15,7 @@ from repro.errors import StageError
 
 import polars as pl
 
-from booru.shards import numbered_frames, shard_files
+from booru.shards import numbered_frames, shard_files, shard_number
 
 INDEX_PREFIX = "images"
 # Ids of one shard of posts: shard number = id // SHARD_IDS.
@@ -72,9 +72,9 @@ class ImageIndex:
 
     def folder_frames(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """These columns of the folder pictures, shard by shard in the order of their ids."""
-        for number, frame in numbered_frames(self._shards, list(columns)):
-            if number >= FOLDER_SHARD:
-                yield frame.select(columns)
+        of_folders = [shard for shard in self._shards if shard_number(shard) >= FOLDER_SHARD]
+        for _, frame in numbered_frames(of_folders, list(columns)):
+            yield frame.select(columns)
 
     def join_to(self, posts: pl.DataFrame, columns: Sequence[str] = PLACE_COLUMNS) -> pl.DataFrame:
         """The posts that are in the index, in their order, with these columns of it behind their own.
