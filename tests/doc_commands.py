@@ -11,26 +11,27 @@ PROGRAMS = ("make", "python", "dvc", "accelerate", "git", "mkdir", "for", "srun"
 
 @dataclass(frozen=True)
 class Command:
-    """One command of a page, by its words; comments are gone and continued lines joined."""
+    """One command of a page; comments are gone, continued lines joined, and words have one space between them."""
 
     page: Path
     text: str
 
     @property
     def words(self) -> list[str]:
-        return shlex.split(self.text)
+        """The program and what it is given."""
+        return shlex.split(without_settings(self.text))
 
     def __str__(self) -> str:
         return f"{self.page}: {self.text}"
 
 
-def blocks(page: Path) -> list[str]:
-    """The page's fenced blocks that have no language: commands, or what they print."""
+def blocks(page: Path, language: str = "") -> list[str]:
+    """The page's fenced blocks of a language; those that have none are commands, or what they print."""
     found, block, fence = [], None, ""
     for line in page.read_text(encoding="utf-8").splitlines():
         if line.startswith("```"):
             if block is not None:
-                found += ["\n".join(block)] if fence == "```" else []
+                found += ["\n".join(block)] if fence == f"```{language}" else []
                 block = None
             else:
                 block, fence = [], line.strip()
@@ -39,14 +40,27 @@ def blocks(page: Path) -> list[str]:
     return found
 
 
+def without_settings(text: str) -> str:
+    """A command without the variables that are set for it alone."""
+    return re.sub(r"^([A-Z_]+=\S* )+", "", text)
+
+
+def parts_of(line: str) -> list[str]:
+    """Of `a && b; c` each command; a loop is one, and what stands in quotes is not looked at."""
+    if line.startswith("for "):
+        return [line]
+    even_quotes_follow = r'(?=(?:[^"]*"[^"]*")*[^"]*$)'
+    return re.split(rf"\s*(?:&&|;)\s+{even_quotes_follow}", line)
+
+
 def commands_of(page: Path) -> list[Command]:
-    """All commands in a page's blocks that begin with a program; of `a && b; c` each."""
+    """All commands in a page's blocks that begin with a program."""
     commands = []
     for block in blocks(page):
         for line in re.sub(r"\\\n\s*", "", block).splitlines():
             bare = re.sub(r"\s#\s.*$|\s{2,}#.*$", "", line).strip()
-            if bare.split(" ")[0] in PROGRAMS:
-                commands += [Command(page, part.strip()) for part in re.split(r"\s*(?:&&|;)\s+", bare) if part.strip()]
+            if without_settings(bare).split(" ")[0] in PROGRAMS:
+                commands += [Command(page, " ".join(part.split())) for part in parts_of(bare) if part.strip()]
     return commands
 
 
