@@ -82,6 +82,7 @@ def main(arguments: list[str]) -> None:
     if folder:
         beside = write_decoder_file if configs.family is CASCADE and DECODER in configs.copied else None
         write_diffusers(folder, source, configs.with_schedule(schedule), beside)
+        print(f"{folder}: {len(source.specs):,} tensors, {job.formula.formula.text}, as {job.precision.name}")
     report["components"] = merge.changes
     if args.report:
         write_json(args.report, report)

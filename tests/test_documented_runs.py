@@ -171,7 +171,7 @@ RUN = [
     Step("python stages/merge.py --formula m --model m=FOLDER --out m.safetensors", [leaves("m.safetensors")], {"FOLDER": BASE7}),
     Step(
         "python stages/merge.py --formula m --model m=m.safetensors --layout diffusers --configs FOLDER --out FOLDER2",
-        [leaves("scores/again/model_index.json")],
+        [says("^scores/again: [0-9,]+ tensors, m, as fp16$"), leaves("scores/again/model_index.json")],
         {"FOLDER": BASE7, "FOLDER2": "scores/again"},
     ),
     Step(

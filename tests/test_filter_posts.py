@@ -278,7 +278,7 @@ def test_explain_of_a_post_that_there_is_not(pipeline: Path, archives: Path):
 def test_explain_of_a_post_outside_the_ranges(pipeline: Path, archives: Path):
     lines = told(pipeline, archives, 200_000)
     assert lines[0] == "metadata: post 200000 of danbooru, uploaded 2015-03-04T05:06:07.089-05:00,"
-    assert lines[1].startswith("  score 3, 5 favourites, tags: long_hair (general), 1girl (general), mika_(lorelei) (character),")
+    assert lines[1].startswith("  score 3, favourites 5, tags: long_hair (general), 1girl (general), mika_(lorelei) (character),")
     assert lines[2:] == ["select: outside the ranges", "  range: none of select.ranges"]
 
 
@@ -304,7 +304,7 @@ def test_explain_names_the_blocked_tag(pipeline: Path, archives: Path):
 @pytest.mark.parametrize(
     ("post_id", "reason", "shown"),
     [
-        (15_000, "incomplete metadata", "  score 3, None favourites, tags: "),
+        (15_000, "incomplete metadata", "  score 3, favourites unknown, tags: "),
         (17_000, "rating not allowed", "  rating: explicit (allowed: general, sensitive)"),
         (20_000, "not in the archives", "  picture: not in the image index"),
         (21_000, "unreadable", "  picture: not an image (mp4)"),
@@ -342,12 +342,12 @@ def test_explain_of_a_folders_picture_without_any_words(pipeline: Path, archives
     lines = told(pipeline, archives, FOLDER_PICTURE)
     assert lines[:4] == [
         f"metadata: post {FOLDER_PICTURE} of art, uploaded at an unknown time,",
-        "  score None, None favourites, tags: none",
+        "  score unknown, favourites unknown, tags: none",
         "select: selected",
         "  range: folder art, all taken",
     ]
     assert "  rating: none (allowed: general, sensitive)" in lines
-    assert lines[-3:] == ["caption:  ||| early", "  shown 1 times an epoch", "latents: none yet"]
+    assert lines[-3:] == ["caption:  ||| early", "  shown 1 time an epoch", "latents: none yet"]
 
 
 def with_links(pipeline: Path, folder: Path, *names: str) -> Path:

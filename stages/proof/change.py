@@ -13,7 +13,7 @@ from pathlib import Path
 
 from repro.errors import StageError
 
-from proof.lock import parse_lock
+from proof.lock import graph_order, parse_lock
 
 HISTORY = "reports/train.csv"
 LOCK = "dvc.lock"
@@ -64,7 +64,7 @@ def dvc_table(folder: Path, command: str, base: str) -> str:
 
 
 def _outputs(lock: str, name: str) -> dict[tuple[str, str], str]:
-    return {(stage.name, path): md5 for stage in parse_lock(lock, name) for path, md5 in stage.outputs.items()}
+    return {(stage.name, path): md5 for stage in graph_order(parse_lock(lock, name)) for path, md5 in stage.outputs.items()}
 
 
 def output_lines(before: str, after: str) -> Iterator[str]:

@@ -48,7 +48,8 @@ def explain(post: int, stages: Stages, params: Params) -> Iterator[str]:
         raise StageError(f"post {post}: the metadata in {stages.metadata} has no post of this id")
     tags = read_tags(stages.metadata)
     yield f"metadata: post {post} of {row['source']}, uploaded {row['created_at'] or 'at an unknown time'},"
-    yield f"  score {row['score']}, {row['fav_count']} favourites, tags: {_tag_names(row['tags'], tags)}"
+    score, favourites = ("unknown" if row[key] is None else row[key] for key in ("score", "fav_count"))
+    yield f"  score {score}, favourites {favourites}, tags: {_tag_names(row['tags'], tags)}"
     place = _range_of(post, row["source"], params.select.ranges)
     reason = yield from _told(post, "select", stages.selection)
     yield f"  {place}"
@@ -131,7 +132,7 @@ def _caption(post: int, captions: Path, rules: Profile) -> Iterator[str]:
         yield f"caption: {SEPARATOR.join(keep)} {KEEP_MARK} {SEPARATOR.join(general)}"
     else:
         yield f"caption: {SEPARATOR.join(keep + general)}"
-    yield f"  shown {row['repeats']} times an epoch"
+    yield f"  shown {row['repeats']} time{'s' if row['repeats'] > 1 else ''} an epoch"
     return False
 
 
