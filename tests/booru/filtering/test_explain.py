@@ -73,7 +73,7 @@ def test_what_the_models_said_stands_before_the_caption_that_was_made_of_it(stag
         "annotate: aesthetic score 0.7500",
         f"annotate: text {PREFIX + ' Hello, world'!r}",
         'caption: aesthetic, mid, sensitive, skadi, arknights, 1girl, Hello. world"',
-        "  shown 1 times an epoch",
+        "  shown 1 time an epoch",
         "latents: none yet",
     ]
 
