@@ -1,7 +1,8 @@
 """Choose which characters are evaluated and which of their pictures stand for them, and encode these with CCIP.
 
     python stages/choose_references.py --source data/metadata --captions data/captions \\
-        --characters reports/characters.json --image-index data/image_index --ccip models/ccip --output data/references
+        --characters reports/characters.json --image-index data/image_index --ccip models/ccip --output data/references \\
+        --list data/references.json
 
 The characters are those with enough training pictures (reports/characters.json, which the caption stage writes). Their
 reference pictures are chosen from --source, a folder of the ingest stage: posts that show the character alone and pass the
@@ -24,6 +25,7 @@ from pathlib import Path
 from repro.command import parameters, stage_parser
 from repro.errors import StageError, run_stage
 from repro.hashing import refuse_foreign_folder
+from repro.outputs import write_json
 from repro.params import Params, References
 from repro.state import forget_state, stage_state
 
@@ -36,7 +38,7 @@ from ccip.reference_folder import write_reference_folder
 from ccip.sources import reference_sources
 from characters.choosing import choose_references
 from characters.listed import listed_references
-from characters.references import ReferenceList, read_references
+from characters.references import ReferenceList, read_references, references_content
 from characters.training import TrainingPictures, characters_to_evaluate, read_training_counts
 
 SOURCE_HELP = (
@@ -53,6 +55,7 @@ def references_parser() -> ArgumentParser:
     parser.add_argument("--image-index", type=Path, required=True, help="folder of index_images")
     parser.add_argument("--ccip", type=Path, required=True, help="folder of the CCIP encoder (model_feat.onnx, ...)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write: characters, pictures, features")
+    parser.add_argument("--list", type=Path, required=True, help="file to write: the characters alone, all that drawing needs")
     return parser
 
 
@@ -111,6 +114,7 @@ def main(arguments: list[str]) -> None:
     with stage_state("references", determining_parts(encoder, sources)) as state:
         features = encode_pictures(args.ccip, sources, params.runtime.processes, "reference pictures", state / "features")
         write_reference_folder(args.output, references, sources, features, encoder.digests[FEATURE_MODEL], trained)
+        write_json(args.list, references_content(references.characters, references.skipped))
         forget_state(state)
     print(
         f"references: {len(references.characters)} characters with {params.evaluate.references.pictures} references each"

@@ -1,7 +1,7 @@
 """Draw every character of the references with every model: the pictures that evaluate-CCIP scores.
 
     python stages/generate_pictures.py --model base=models/base --model merged=models/sample \\
-        --references data/references/references.json --output data/pictures
+        --references data/references.json --output data/pictures
 
 All models get the same prompts and seeds, in one run or in several. What is asked for and how it is sampled is the recipe's
 `evaluate.generation`, the prompts' order that of `caption.profile`; a prompt that asks for one of `filter.blocked_tags` is

@@ -4,7 +4,7 @@
         --captions reports/captions.json --artists reports/artists.json --characters reports/characters.json \\
         --latents data/latents --history reports/train.csv --train-metrics reports/train.json \\
         --training-pictures reports/training_pictures --trained models/lokr.safetensors --checkpoints models/checkpoints \\
-        --merge reports/merge.json --model models/sample.safetensors --references data/references/references.json \\
+        --merge reports/merge.json --model models/sample.safetensors --references data/references.json \\
         --pictures-list data/pictures/base/pictures.csv --ccip reports/ccip.json --ccip-characters reports/ccip_characters.csv \\
         --ccip-run reports/ccip_run.json --ccip-plots reports/ccip --pictures reports/pictures \\
         --card reports/MODEL_CARD.md --page reports/index.html

@@ -40,7 +40,8 @@ def arguments(booru: Booru, output: Path, source: Path | None = None, pictures: 
     paths = {"captions": booru.captions, "characters": booru.characters, "image-index": booru.index, "ccip": ENCODER} | other
     options = [part for name, path in paths.items() for part in (f"--{name}", path)]
     return [
-        "--source", source or booru.metadata, *options, "--output", output, "--set", "evaluate.references.min_posts=2",
+        "--source", source or booru.metadata, *options, "--output", output, "--list", output.with_name("list.json"),
+        "--set", "evaluate.references.min_posts=2",
         "--set", f"evaluate.references.pictures={pictures}", "--set", f"runtime.image_root={booru.images}",
     ]  # fmt: skip
 
@@ -73,6 +74,7 @@ def test_references_from_metadata(booru: Booru, tmp_path: Path):
     assert (mika.character, len(mika.posts), mika.training_pictures, mika.artists) == (MIKA, 5, 3, ("zoish",))
     assert not set(mika.posts) & TRAINED.keys()
     assert found.features.shape == (5, WIDTH)
+    assert (tmp_path / "list.json").read_bytes() == (tmp_path / "references/references.json").read_bytes()
 
 
 def test_references_from_a_list(booru: Booru, tmp_path: Path):

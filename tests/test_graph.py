@@ -67,6 +67,14 @@ def all_imports(source: Path) -> set[Path]:
 
 
 @pytest.mark.parametrize("name", RUNNING)
+def test_a_stage_reads_cached_outputs_whole(name: str) -> None:
+    """`dvc repro --pull` fetches one file of a folder alone, and takes the folder for whole afterwards."""
+    entries = [entry for stage in GRAPH.values() for kind in ("outs", "metrics") for entry in stage.get(kind, [])]
+    cached = {PurePosixPath(resolve(entry)) for entry in entries if isinstance(entry, str)}
+    assert [path for path in paths(GRAPH[name], "deps") if cached & set(path.parents)] == []
+
+
+@pytest.mark.parametrize("name", RUNNING)
 def test_users_paths_stand_in_quotes(name: str) -> None:
     """They may hold spaces; a model's name may not."""
     command = GRAPH[name]["cmd"].replace("${merge.name}", "")
