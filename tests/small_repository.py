@@ -1,6 +1,7 @@
-"""Commands in a small repository of git and DVC that a test makes."""
+"""Small repositories of git and DVC that tests make, and commands in them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,3 +24,13 @@ def made(folder: Path, *command: str, environment: Mapping[str, str] = NOTHING) 
     result = run(folder, *command, environment=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def copy_working_tree(folder: Path) -> Path:
+    """Copies of this repository's files as they are in its working tree, but what git ignores; returns their folder."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, capture_output=True, check=True, encoding="utf-8").stdout.split("\0"):
+        if Path(name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(name, folder / name)
+    return folder

@@ -5,7 +5,6 @@ tests/test_documented_runs.py, some by the tests that RUN_ELSEWHERE names. READE
 """
 
 import re
-import shutil
 import subprocess
 import sys
 from functools import cache
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from doc_commands import PAGES, Command, all_commands, blocks
-from small_repository import ENVIRONMENT
+from small_repository import ENVIRONMENT, copy_working_tree
 from test_documented_runs import OWN_DATA, OWN_PICTURES, RUN
 
 COMMANDS = all_commands()
@@ -124,13 +123,7 @@ def test_lists_of_commands_name_what_the_pages_have() -> None:
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository's files as a clone has them."""
-    folder = tmp_path_factory.mktemp("fresh") / "a clone"
-    listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, check=True).stdout.decode().split("\0")
-    for name in filter(None, listed):
-        if Path(name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(name, folder / name)
-    return folder
+    return copy_working_tree(tmp_path_factory.mktemp("fresh") / "a clone")
 
 
 def test_commands_run_here(fresh: Path) -> None:

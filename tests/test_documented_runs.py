@@ -7,7 +7,6 @@ tests/test_docs.py sees to it that every command of the pages is in one of the t
 import contextlib
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ import yaml
 from doc_commands import all_commands, blocks
 from live_processes import wait_until_gone
 from PIL import Image, ImageDraw
-from small_repository import ENVIRONMENT
+from small_repository import ENVIRONMENT, copy_working_tree
 
 from proof.clone import clone, foreign_environment
 
@@ -322,11 +321,7 @@ def numbered(steps: list[Step]) -> list[str]:
 def set_up(folder: Path, changes: Mapping[str, Any]) -> Path:
     """A clone with what is in the working tree, and with changed parameters; `make` takes this environment for its own."""
     clone(Path.cwd(), folder)
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listed, capture_output=True, check=True, encoding="utf-8").stdout.split("\0"):
-        if Path(name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(name, folder / name)
+    copy_working_tree(folder)
     if changes:
         change_params(folder, changes)
     type_in(folder, "git add --all && git commit --quiet --allow-empty --message start")
